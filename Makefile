@@ -1,0 +1,42 @@
+# make quickstart  measure this machine, fit, plan, report (about 3 minutes)
+# make test        the whole test suite, with ruff
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: env quickstart test bench format lock clean
+
+env: $(STAMP)
+
+# The lock names no package index: pip uses the one that this machine is set
+# up for. Hashes make the result the same behind any of them.
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation --no-index -e .
+	touch $@
+
+quickstart: env
+	$(BIN)/python -m experiments.quickstart --out=runs/quickstart
+
+test: env
+	$(BIN)/python -m pytest
+
+bench: env
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+format: env
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Needs uv; only when pyproject.toml's dependencies change.
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --extra dev --extra figures \
+	  -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

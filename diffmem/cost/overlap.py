@@ -1,0 +1,40 @@
+"""Overlap: times that run beside each other, as a p-norm.
+
+    T = (sum_i t_i^p)^(1/p)
+
+`p = 1` adds the times (no overlap), `p -> inf` takes the largest (full
+overlap). The same norm bends the closed-loop law (`diffmem.cost.service`).
+It is homogeneous of degree one and non-decreasing in every time for p > 0.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import ArrayLike, Float
+
+
+def p_norm(
+  times_s: Float[ArrayLike, '... part'], p: Float[ArrayLike, '...']
+) -> Float[ArrayLike, '...']:
+  """The p-norm over the last axis, safe at zeros and for any scale.
+
+  Args:
+    times_s: non-negative times [s] (any unit: the result has the same).
+    p: exponent > 0, broadcast against the leading axes.
+
+  Returns:
+    The norm; 0 with finite gradients where all parts are 0.
+  """
+  positive = times_s > 0
+  logs = jnp.log(jnp.where(positive, times_s, 1.0))
+  floor = jnp.finfo(logs.dtype).min
+  peak = jnp.max(jnp.where(positive, logs, floor), -1)
+  any_positive = positive.any(-1)
+  # The scale cancels in value and gradient alike, but must not be detached:
+  # XLA folds log(exp) and the sum of all parts carries the gradient.
+  peak = jnp.where(any_positive, peak, 0.0)
+  p = jnp.asarray(p)
+  terms = jnp.where(
+    positive, jnp.exp(p[..., None] * (logs - peak[..., None])), 0.0
+  )
+  total = jnp.where(any_positive, terms.sum(-1), 1.0)
+  norm = jnp.exp(peak + jnp.log(total) / p)
+  return jnp.where(any_positive, norm, 0.0)

@@ -1,0 +1,51 @@
+"""Residency: which tier serves a byte of a working set, and page walks.
+
+*Caches.* Going over a working set of S bytes again and again hits a cache of
+capacity C with
+
+    h = 1 / (1 + (S / C)^k)
+
+k -> inf is the cliff of strict LRU on a cyclic sweep (Mattson et al., IBM
+Systems Journal 9(2), 1970), k near 1 the C / S of random replacement; real
+caches lie between, and k is fitted. A byte is served by the first cache that
+hits, so shares are products and stay positive.
+
+*Translation.* A random access to a set larger than the reach R of the
+translation caches misses them with 1 - R / S (uniform accesses), smoothed:
+
+    miss = 1 - (1 + (S / R)^s)^(-1/s)
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import ArrayLike, Float
+
+Array = Float[ArrayLike, '...']
+
+LINE_B = 64.0  # x86-64 and Arm cache line; GPUs: 32 B sectors, 128 B lines
+PAGE_B = 4096.0  # smallest page of x86-64 and of most Arm systems
+_REACH_SHARPNESS = 4.0
+
+
+def hit_fraction(
+  working_set_B: Array, capacity_B: Array, cliff_k: Array
+) -> Array:
+  """Share of the bytes that a cache of that capacity serves."""
+  return jax.nn.sigmoid(cliff_k * (jnp.log(capacity_B) - jnp.log(working_set_B)))
+
+
+def walk_fraction(
+  working_set_B: Array, reach_B: Array, granule_B: Array
+) -> Array:
+  """Page walks per cache line fetched.
+
+  A run of g bytes touches 1 + g / 4096 pages and g / 64 lines; a pointer
+  chase walks once per line, a stream once in 64 lines.
+  """
+  log_ratio = jnp.log(working_set_B) - jnp.log(reach_B)
+  covered = jnp.exp(
+    -jax.nn.softplus(_REACH_SHARPNESS * log_ratio) / _REACH_SHARPNESS
+  )
+  lines = jnp.maximum(granule_B, LINE_B) / LINE_B
+  pages = 1.0 + granule_B / PAGE_B
+  return (1.0 - covered) * jnp.minimum(pages / lines, 1.0)

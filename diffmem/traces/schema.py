@@ -1,0 +1,126 @@
+"""The trace schema: one row, one observation, SI units.
+
+A column has a kind, a unit and a plausible range; a value outside it is
+refused, because it is a unit mistake more often than a fast machine.
+"""
+
+import enum
+from typing import NamedTuple
+
+
+class Kind(enum.StrEnum):
+  """What a column holds."""
+
+  TEXT = 'text'
+  NUMBER = 'number'
+  COUNT = 'whole number'
+
+
+class Column(NamedTuple):
+  """One column of a trace.
+
+  Attributes:
+    name: with its unit, as in the file.
+    kind: text, number or whole number.
+    unit: SI unit, '1' for counts, '' for text.
+    low: smallest plausible value.
+    high: largest plausible value.
+    help: one line.
+    required: whether every row must have it.
+  """
+
+  name: str
+  kind: Kind
+  unit: str
+  low: float
+  high: float
+  help: str
+  required: bool = False
+
+
+def _text(name: str, help: str, required: bool = False) -> Column:
+  return Column(name, Kind.TEXT, '', 0, 0, help, required)
+
+
+def _count(name: str, help: str, low: float = 0, high: float = 1e12) -> Column:
+  return Column(name, Kind.COUNT, '1', low, high, help)
+
+
+def _number(name, unit, low, high, help) -> Column:
+  return Column(name, Kind.NUMBER, unit, low, high, help)
+
+
+COLUMNS = (
+  _text('system', 'machine that was measured', required=True),
+  _text('op', 'operation, see OPS', required=True),
+  _text('tier', 'tier where the data lives; null: the main memory'),
+  _text('dtype', 'number format of the operands'),
+  # What was asked: totals over everything that time_s covers.
+  _number('bytes_read', 'B', 0, 1e18, 'bytes read'),
+  _number('bytes_written', 'B', 0, 1e18, 'bytes written'),
+  _number('flops', 'FLOP', 0, 1e24, 'floating-point operations'),
+  _number('granule_bytes', 'B', 1, 1e15, 'run of consecutive addresses'),
+  _number('in_flight_bytes', 'B', 1, 1e15, 'bytes in flight'),
+  _count('participants', 'threads, SMs or ranks at work', 1),
+  _number('working_set_bytes', 'B', 1, 1e18, 'bytes gone over repeatedly'),
+  _count('launches', 'framework launches within time_s'),
+  # Shapes of kernels.
+  _count('m', 'GEMM rows (tokens)', 1),
+  _count('n', 'GEMM columns (output features)', 1),
+  _count('k', 'GEMM depth (input features)', 1),
+  _count('batch_size', 'sequences', 1),
+  _count('seq_len', 'query tokens per sequence', 1),
+  _count('kv_len', 'cached tokens per sequence'),
+  _count('num_heads', 'query heads', 1),
+  _count('num_kv_heads', 'key-value heads', 1),
+  _count('head_dim', 'width of a head', 1),
+  _count('window_size', 'sliding window; 0 for none'),
+  _count('num_tokens', 'tokens routed', 1),
+  _count('hidden_size', 'width of the model', 1),
+  _count('inter_size', 'width of an expert', 1),
+  _count('num_experts', 'experts', 1),
+  _count('topk', 'experts per token', 1),
+  # What was observed: one of them at least.
+  _number('time_s', 's', 1e-12, 1e8, 'wall time, median over repeats'),
+  _number('cpu_time_s', 's', 1e-12, 1e8, 'thread CPU time, mean over threads'),
+  _number('bandwidth_Bps', 'B/s', 1, 1e14, 'bytes read and written over time'),
+  _number('latency_s', 's', 1e-11, 1e4, 'time of one access'),
+  _number('power_W', 'W', 1e-3, 1e5, 'mean power of the device'),
+  _number('energy_J', 'J', 1e-12, 1e12, 'energy of the device'),
+  # How well.
+  _count('repeats', 'repetitions behind the median', 1),
+  _number('rel_std', '1', 0, 10, 'robust relative deviation of the repeats'),
+  _text('source', 'who measured it'),
+  _text('note', 'what to know, such as noise'),
+)
+
+BY_NAME = {column.name: column for column in COLUMNS}
+REQUIRED = tuple(c.name for c in COLUMNS if c.required)
+OBSERVED = ('time_s', 'bandwidth_Bps', 'latency_s', 'power_W', 'energy_J')
+
+OPS = {
+  'pointer_chase': 'dependent loads over a random cycle',
+  'stream': 'sequential read',
+  'copy': 'sequential read and write, one to one',
+  'triad': 'a = b + s c: two reads, one write',
+  'loaded_latency': 'a pointer chase beside a load of known bandwidth',
+  'random_read': 'reads of one granule at random addresses',
+  'sequential_read': 'reads of one granule after the other',
+  'gemm': 'matrix product',
+  'gemm_chain': 'matrix products that feed each other, one launch',
+  'reduce': 'sum over an array',
+  'stream_reduce': 'sum of squares over an array',
+  'cast': 'streaming change of number format',
+  'prefill_attention': 'attention over a prompt',
+  'decode_attention': 'attention of one new token over a cache',
+  'mla_prefill': 'latent attention over a prompt',
+  'mla_decode': 'latent attention of one new token',
+  'mla_bmm': 'batched projections of latent attention',
+  'moe': 'routed experts',
+  'all_reduce': 'collective',
+  'all_gather': 'collective',
+  'reduce_scatter': 'collective',
+  'all_to_all': 'collective',
+  'send_recv': 'point to point',
+  'step': 'a whole step of a program',
+}
