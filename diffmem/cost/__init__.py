@@ -1,5 +1,6 @@
 """The physics: one law per file, and `predict`, which joins them."""
 
+from diffmem.cost import service as service
 from diffmem.cost.demand import STREAM_B as STREAM_B
 from diffmem.cost.demand import UNCACHED_B as UNCACHED_B
 from diffmem.cost.demand import Cost as Cost

@@ -28,10 +28,8 @@ def p_norm(
   floor = jnp.finfo(logs.dtype).min
   peak = jnp.max(jnp.where(positive, logs, floor), -1)
   any_positive = positive.any(-1)
-  # The scale cancels in value and gradient alike, but must not be detached:
-  # XLA folds log(exp) and the sum of all parts carries the gradient.
   peak = jnp.where(any_positive, peak, 0.0)
-  p = jnp.asarray(p)
+  p = jnp.broadcast_to(p, peak.shape)
   terms = jnp.where(
     positive, jnp.exp(p[..., None] * (logs - peak[..., None])), 0.0
   )

@@ -4,10 +4,12 @@ The steps follow the bytes: home tier -> link on the way -> cache that serves
 -> time waiting and time transferring -> overlap -> energy -> power cap.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from diffmem.cost import capacity, energy, overlap, residency, service
 from diffmem.cost.demand import Cost, Demand
@@ -35,18 +37,22 @@ def predict(system: System, demand: Demand) -> Cost:
     >>> round(float(predict(s, d).time_s), 3)
     2.0
   """
-  tiers = _stack(system.tiers)
-  read_B = demand.read_B @ _routes(system)
-  write_B = demand.write_B @ _routes(system)
-  shares, scale = _serving_shares(system, tiers, demand)
-  read_B, write_B = _served(system, shares, read_B, write_B)
-
+  tiers = _stack(system.tiers, demand)
+  homes = np.array(_homes(system))
+  # As if every tier served all the bytes of its home: times are homogeneous
+  # in bytes, so that a tier's real time is its share of that.
+  read_B = (demand.read_B @ _routes(system))[..., homes]
+  write_B = (demand.write_B @ _routes(system))[..., homes]
   access_s = _access_latency_s(system, tiers, demand)
   wait_s = _rounds(system, tiers, demand, read_B, write_B) * access_s
-  transfer_s = _transfer_s(system, tiers, demand, read_B, write_B) / scale
-  tier_time_s = service.service_time_s(wait_s, transfer_s, tiers['queue_p'])
+  transfer_s = _transfer_s(system, tiers, demand, read_B, write_B)
+  whole_s = service.service_time_s(wait_s, transfer_s, tiers['queue_p'])
 
-  engines = _stack(system.engines)
+  share = _serving_share(system, tiers, demand, read_B + write_B, whole_s)
+  tier_time_s = share * whole_s
+  served_B = share * (read_B + write_B)
+
+  engines = _stack(system.engines, demand)
   if system.engines:
     engine_time_s = demand.flops / engines['rate_FLOPps']
     engine_J = demand.flops * engines['energy_J_per_FLOP']
@@ -55,7 +61,6 @@ def predict(system: System, demand: Demand) -> Cost:
   busy_s = _overlapped_s(system, tier_time_s, engine_time_s)
   free_time_s = busy_s + demand.launches * system.launch_s
 
-  served_B = read_B + write_B
   device_J = served_B * tiers['device_J_per_B']
   path_J = served_B * tiers['path_J_per_B']
   dynamic_J = device_J.sum(-1) + path_J.sum(-1) + engine_J.sum(-1)
@@ -63,7 +68,7 @@ def predict(system: System, demand: Demand) -> Cost:
     free_time_s, dynamic_J, system.static_W, system.power_cap_W
   )
   asked_B = demand.read_B.sum(-1) + demand.write_B.sum(-1)
-  tier_latency_s = _loaded_latency_s(wait_s, tier_time_s, access_s)
+  tier_latency_s = _loaded_latency_s(wait_s, whole_s, access_s)
   return Cost(
     time_s=time_s,
     free_time_s=free_time_s,
@@ -80,15 +85,21 @@ def predict(system: System, demand: Demand) -> Cost:
   )
 
 
-def _stack(parts: tuple) -> dict[str, Float[Array, 'part']]:
-  """Physical parameters of tiers or engines along one axis."""
+def _stack(parts: tuple, demand: Demand) -> dict[str, Array]:
+  """Physical parameters of tiers or engines along the last axis."""
   if not parts:
     return {}
   infos = parameters.parameter_infos(type(parts[0]))
   return {
-    name: jnp.stack([jnp.asarray(getattr(p, name)) for p in parts])
+    name: _last_axis([getattr(p, name) for p in parts], demand)
     for name in infos
   }
+
+
+def _last_axis(values: Sequence, demand: Demand) -> Array:
+  """[part] as [1 ... part], of the rank that tables of the demand have."""
+  leading = (1,) * demand.working_set_B.ndim
+  return jnp.stack([jnp.asarray(v) for v in values]).reshape(*leading, -1)
 
 
 def _routes(system: System) -> np.ndarray:
@@ -100,44 +111,36 @@ def _routes(system: System) -> np.ndarray:
   return routes
 
 
-def _serving_shares(system, tiers, demand):
-  """Share of its home's bytes that each tier serves, and its multiplicity.
+def _scale(system, demand):
+  """[op tier]: by how much private tiers multiply."""
+  private = _last_axis([t.private for t in system.tiers], demand)
+  return jnp.where(private, demand.participants[..., None], 1.0)
 
-  Returns:
-    shares [op tier] and the factor [op tier] by which private tiers multiply.
-  """
-  private = np.array([t.private for t in system.tiers])
-  scale = jnp.where(private, demand.participants[..., None], 1.0)
+
+def _serving_share(system, tiers, demand, bytes_B, whole_s):
+  """[op tier]: share of its home's bytes that each tier serves."""
+  seconds_per_B = whole_s / jnp.where(bytes_B > 0, bytes_B, 1.0)
   hits = residency.hit_fraction(
-    demand.working_set_B[..., None],
-    tiers['capacity_B'] * scale,
+    residency.crowded_set_B(
+      demand.working_set_B[..., None], tiers['churn_Bps'], seconds_per_B
+    ),
+    tiers['capacity_B'] * _scale(system, demand),
     tiers['cliff_k'],
   )
   names = system.tier_names
   missed = dict.fromkeys(names, jnp.ones_like(demand.working_set_B))
-  shares = []
+  shares = {}
   for i, tier in enumerate(system.tiers):
     if tier.is_cache:
-      shares.append(missed[tier.home] * hits[..., i])
+      shares[tier.name] = missed[tier.home] * hits[..., i]
       missed[tier.home] = missed[tier.home] * (1.0 - hits[..., i])
-    else:
-      shares.append(None)
-  filled = [
-    missed[name] if share is None else share
-    for name, share in zip(names, shares, strict=True)
-  ]
-  return jnp.stack(filled, -1), scale
+  return jnp.stack([shares.get(n, missed[n]) for n in names], -1)
 
 
 def _homes(system: System) -> list[int]:
   """For each tier the index of the tier where its bytes live."""
   names = system.tier_names
   return [names.index(t.home or t.name) for t in system.tiers]
-
-
-def _served(system, shares, read_B, write_B):
-  homes = np.array(_homes(system))
-  return read_B[..., homes] * shares, write_B[..., homes] * shares
 
 
 def _access_latency_s(system, tiers, demand):
@@ -147,22 +150,36 @@ def _access_latency_s(system, tiers, demand):
     system.page_reach_B,
     demand.granule_B[..., np.array(_homes(system))],
   )
-  links = np.array([t.link for t in system.tiers])
+  links = _last_axis([t.link for t in system.tiers], demand)
   walks = jnp.where(links, 0.0, walks)
   return tiers['latency_s'] + walks * system.page_walk_s
 
 
 def _rounds(system, tiers, demand, read_B, write_B):
-  """How many latencies the accesses wait: Little's law, or messages."""
+  """How many latencies the accesses wait.
+
+  Dependent messages, or Little's law with the bytes in flight that are given,
+  or with what the participants keep in flight: reads wait in line-fill
+  buffers, writes in store buffers, and the two overlap in part.
+  """
   homes = np.array(_homes(system))
-  per_read_B = demand.participants[..., None] * tiers['read_in_flight_B']
-  per_write_B = demand.participants[..., None] * tiers['write_in_flight_B']
+  participants = demand.participants[..., None]
+  own = overlap.p_norm(
+    jnp.stack(
+      [
+        read_B / (participants * tiers['read_in_flight_B']),
+        write_B / (participants * tiers['write_in_flight_B']),
+      ],
+      -1,
+    ),
+    tiers['wait_p'],
+  )
+  private = _last_axis([t.private for t in system.tiers], demand)
+  own = jnp.where(private, 0.0, own)
   given_B = demand.in_flight_B[..., homes]
   is_given = given_B > 0
   rounds = jnp.where(
-    is_given,
-    (read_B + write_B) / jnp.where(is_given, given_B, 1.0),
-    read_B / per_read_B + write_B / per_write_B,
+    is_given, (read_B + write_B) / jnp.where(is_given, given_B, 1.0), own
   )
   messages = demand.messages[..., homes]
   return jnp.where(messages > 0, messages, rounds)
@@ -181,34 +198,57 @@ def _transfer_s(system, tiers, demand, read_B, write_B):
     if not index:
       continue
     at = np.array(index)
-    params = [tiers[name][at] for name in ('read_Bps', *others)]
+    params = [tiers[name][..., at] for name in ('read_Bps', *others)]
     times_s = law(read_B[..., at], write_B[..., at], *params)
     for j, i in enumerate(index):
       columns[i] = times_s[..., j]
   homes = np.array(_homes(system))
   overhead = 1.0 + tiers['granule_B'] / demand.granule_B[..., homes]
-  return jnp.stack(columns, -1) * overhead
+  return jnp.stack(columns, -1) * overhead / _scale(system, demand)
+
+
+# A memory and the link to it are a pipeline: the slower stage decides, with
+# 4 % more where both are equally slow.
+_PIPELINE_P = 16.0
 
 
 def _overlapped_s(system, tier_time_s, engine_time_s):
-  """Caches of one home take turns; memories, engines and links overlap."""
-  chains = np.zeros((len(system.tiers), len(system.tiers)))
-  chains[np.arange(len(system.tiers)), _homes(system)] = 1.0
-  links = np.array([t.link for t in system.tiers])
-  homes = np.array([not t.is_cache for t in system.tiers])
-  local = chains[:, homes & ~links]
-  parts = jnp.concatenate([tier_time_s @ local, engine_time_s], -1)
-  local_s = overlap.p_norm(parts, system.overlap_p)
-  if not links.any():
-    return local_s
-  parts = jnp.concatenate([local_s[..., None], tier_time_s[..., links]], -1)
-  return overlap.p_norm(parts, system.link_overlap_p)
+  """Joins the times of tiers and engines.
+
+  Caches of one home take turns, and so do engines. Memories at hand overlap
+  with engines (`overlap_p`); links, each a pipeline with the memories behind
+  it, overlap with all of that (`link_overlap_p`).
+  """
+  homes, tiers = _homes(system), range(len(system.tiers))
+
+  def chain_s(home):
+    return sum(tier_time_s[..., i] for i in tiers if homes[i] == home)
+
+  local = [engine_time_s.sum(-1)]
+  behind = {t.name: [] for t in system.tiers if t.link}
+  for i, tier in enumerate(system.tiers):
+    if tier.link:
+      behind[tier.name].append(tier_time_s[..., i])
+    elif tier.via:
+      behind[tier.via].append(chain_s(i))
+    elif not tier.is_cache:
+      local.append(chain_s(i))
+  parts = [overlap.p_norm(jnp.stack(local, -1), system.overlap_p)]
+  for stages in behind.values():
+    parts.append(
+      overlap.p_norm(jnp.stack(stages, -1), _PIPELINE_P)
+      if len(stages) > 1
+      else stages[0]
+    )
+  if len(parts) == 1:
+    return parts[0]
+  return overlap.p_norm(jnp.stack(parts, -1), system.link_overlap_p)
 
 
-def _loaded_latency_s(wait_s, tier_time_s, access_s):
+def _loaded_latency_s(wait_s, whole_s, access_s):
   """L = L0 T / T_wait: the access stretched by the queue (Little's law)."""
   busy = wait_s > 0
-  stretch = tier_time_s / jnp.where(busy, wait_s, 1.0)
+  stretch = whole_s / jnp.where(busy, wait_s, 1.0)
   return jnp.where(busy, access_s * stretch, access_s)
 
 

@@ -10,6 +10,16 @@ Systems Journal 9(2), 1970), k near 1 the C / S of random replacement; real
 caches lie between, and k is fitted. A byte is served by the first cache that
 hits, so shares are products and stay positive.
 
+*Neighbours.* In a cache that others fill at F bytes per second, a line stays
+for C / (B + F) while we come back to it every S / B (the characteristic time
+of Che, Tung and Wang, IEEE JSAC 20(7), 2002), so that a working set of S
+behaves like one of
+
+    S (1 + F / B)
+
+with B our own rate when it hits. A pointer chase is slow and loses a shared
+cache long before a stream does.
+
 *Translation.* A random access to a set larger than the reach R of the
 translation caches misses them with 1 - R / S (uniform accesses), smoothed:
 
@@ -31,7 +41,16 @@ def hit_fraction(
   working_set_B: Array, capacity_B: Array, cliff_k: Array
 ) -> Array:
   """Share of the bytes that a cache of that capacity serves."""
-  return jax.nn.sigmoid(cliff_k * (jnp.log(capacity_B) - jnp.log(working_set_B)))
+  return jax.nn.sigmoid(
+    cliff_k * (jnp.log(capacity_B) - jnp.log(working_set_B))
+  )
+
+
+def crowded_set_B(
+  working_set_B: Array, churn_Bps: Array, seconds_per_B: Array
+) -> Array:
+  """Working set as a cache with neighbours feels it [B]."""
+  return working_set_B * (1.0 + churn_Bps * seconds_per_B)
 
 
 def walk_fraction(

@@ -10,6 +10,10 @@ from diffmem.system.system import rename as rename
 from diffmem.system.system import to_numpy as to_numpy
 from diffmem.system.tier import Duplex as Duplex
 from diffmem.system.tier import Tier as Tier
+from diffmem.system.catalog import catalog_names as catalog_names
+from diffmem.system.catalog import load_catalog as load_catalog
 from diffmem.system.fitted import FittedSystem as FittedSystem
 from diffmem.system.fitted import Knowledge as Knowledge
 from diffmem.system.fitted import Status as Status
+from diffmem.system.host import cpu_system as cpu_system
+from diffmem.system.host import prior as prior

@@ -48,11 +48,15 @@ class FittedSystem:
     knowledge: by full parameter name.
     ensemble: the same structure with a leading axis [draw] on every leaf, for
       intervals; None when nothing was fitted.
+    scatter: relative deviation of single observations around the model, by
+      op (`op|cliff` where two tiers share the work); an interval for an
+      observation is wider than the ensemble by this much.
   """
 
   system: System
   knowledge: Mapping[str, Knowledge]
   ensemble: System | None = None
+  scatter: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   @property
   def draws(self) -> int:

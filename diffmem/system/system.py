@@ -116,9 +116,7 @@ class System:
 
   def active(self) -> frozenset[str]:
     """Full names of the parameters that the laws of this system read."""
-    names = {
-      f'{t.name}.{p}' for t in self.tiers for p in t.active_parameters()
-    }
+    names = {f'{t.name}.{p}' for t in self.tiers for p in t.active_parameters()}
     names |= {n for n in self.infos() if n.split('.')[0] in self.engine_names}
     names |= {n for n in self.infos() if n.startswith('system.')}
     return frozenset(names)
@@ -137,9 +135,7 @@ class System:
     return from_leaves(self, leaves)
 
 
-def index_of(
-  names: tuple[str, ...], name: str, what: str, owner: str
-) -> int:
+def index_of(names: tuple[str, ...], name: str, what: str, owner: str) -> int:
   """Position of a name; SpecError with the nearest known one when absent."""
   if name in names:
     return names.index(name)
@@ -191,6 +187,10 @@ def _check_structure(name, tiers, engines) -> None:
         raise errors.SpecError(
           f'{name}: {tier.name}.{role} is {other!r}, which is no other tier'
         )
+    if tier.via and not by_name[tier.via].link:
+      raise errors.SpecError(
+        f'{name}: {tier.name}.via is {tier.via!r}, which is no link'
+      )
     if tier.home and by_name[tier.home].is_cache:
       raise errors.SpecError(
         f'{name}: {tier.name}.home must be a memory, not the cache '

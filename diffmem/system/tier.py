@@ -32,7 +32,8 @@ class Tier:
     home: for a cache, the tier whose bytes it holds; '' for a memory.
     via: the link that every byte to or from this tier crosses; '' for none.
     private: whether every participant has one of its own (a core's L2), so
-      that capacity and bandwidth scale with the participants.
+      that size and bandwidth scale with the participants; its bandwidth is
+      then what one participant draws, and nothing is said of bytes in flight.
     link: whether it only carries bytes; nothing is placed on it.
     span: for a network level, the devices within it; 0 for anything else.
   """
@@ -75,11 +76,17 @@ class Tier:
   log_write_in_flight_B: Scalar = parameters.parameter(
     'B', 1e3, 1.5, 'bytes that one participant keeps in flight, writing'
   )
+  log_wait_p: Scalar = parameters.parameter(
+    '1', 1.5, 0.3, 'overlap of the waits of reads and writes; 1 is none'
+  )
   log_capacity_B: Scalar = parameters.parameter(
     'B', 64e9, 0.5, 'bytes that it holds; effective size for a cache'
   )
   log_cliff_k: Scalar = parameters.parameter(
     '1', 4.0, 0.7, 'cache: sharpness of the miss curve around its capacity'
+  )
+  log_churn_Bps: Scalar = parameters.parameter(
+    'B/s', 1.0, 2.0, 'shared cache: rate at which neighbours fill it'
   )
   log_device_J_per_B: Scalar = parameters.parameter(
     'J/B', 5e-12 * 8, 0.5, 'energy inside the memory device'
@@ -112,16 +119,22 @@ class Tier:
     return bool(self.home)
 
   def active_parameters(self) -> frozenset[str]:
-    """Names of the parameters that this tier's laws read."""
+    """Names of the parameters that matter to this tier's laws."""
     names = {
-      'latency_s', 'read_Bps', 'queue_p', 'granule_B',
-      'read_in_flight_B', 'write_in_flight_B',
-      'device_J_per_B', 'path_J_per_B',
+      'latency_s', 'read_Bps', 'queue_p', 'device_J_per_B', 'path_J_per_B'
     }  # fmt: skip
+    if self.private:
+      names -= {'queue_p'}
+    else:
+      names |= {'read_in_flight_B', 'write_in_flight_B', 'wait_p'}
     if self.duplex is Duplex.HALF:
       names |= {'bend_read', 'bend_write'}
     else:
       names |= {'write_Bps', 'mixed_Bps'}
     if self.is_cache:
       names |= {'capacity_B', 'cliff_k'}
+    else:
+      names |= {'granule_B'}
+    if self.is_cache and not self.private:
+      names |= {'churn_Bps'}
     return frozenset(names)

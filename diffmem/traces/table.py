@@ -69,12 +69,16 @@ class Traces:
 
 def concat(parts: Sequence[Traces]) -> Traces:
   """One trace of several, absent columns becoming null."""
-  names = [c.name for c in schema.COLUMNS if any(c.name in p.columns for p in parts)]
+  names = [
+    c.name for c in schema.COLUMNS if any(c.name in p.columns for p in parts)
+  ]
   columns = {n: np.concatenate([p.get(n) for p in parts]) for n in names}
   return Traces(columns, ', '.join(dict.fromkeys(p.origin for p in parts)))
 
 
-def from_rows(rows: Iterable[Mapping[str, Any]], origin: str = '<memory>') -> Traces:
+def from_rows(
+  rows: Iterable[Mapping[str, Any]], origin: str = '<memory>'
+) -> Traces:
   """Builds a trace from dicts.
 
   Raises:
@@ -181,8 +185,7 @@ def _number(column: schema.Column, value: Any, i: int, origin: str) -> float:
     raise refuse('a whole number')
   if not column.low <= number <= column.high:
     raise refuse(
-      f'a plausible {column.help}{unit}, '
-      f'from {column.low:g} to {column.high:g}'
+      f'a plausible {column.help}{unit}, from {column.low:g} to {column.high:g}'
     )
   return number
 
@@ -201,8 +204,10 @@ def _check_observed(columns, n, origin) -> None:
 
 def _is_null(value: Any) -> bool:
   """Null is None or '' here; a NaN in a file is refused before this."""
-  return value is None or (isinstance(value, str) and value == '') or (
-    isinstance(value, float) and math.isnan(value)
+  return (
+    value is None
+    or (isinstance(value, str) and value == '')
+    or (isinstance(value, float) and math.isnan(value))
   )
 
 

@@ -198,29 +198,36 @@ static char *array_of(char *base, size_t bytes, int i) {
 typedef struct {
   int kind, cpu, repeats, error;
   char *base, *at;
-  size_t bytes;  // of one array
+  size_t bytes, window, offset;  // of one array; see dm_run
   long warm, work;
   uint64_t seed;
   Gate *gate;
   double *start, *end, *cpu_s;  // one per repeat
 } Job;
 
+static void sweep(Job *job, size_t offset, size_t bytes, long passes) {
+  char *a = array_of(job->base, job->bytes, 0) + offset;
+  char *b = array_of(job->base, job->bytes, 1) + offset;
+  char *c = array_of(job->base, job->bytes, 2) + offset;
+  if (job->kind == STREAM) g_sink += stream(a, bytes, passes);
+  if (job->kind == COPY) copy(a, b, bytes, passes);
+  if (job->kind == TRIAD) triad(a, b, c, bytes, passes);
+}
+
 static void work_on(Job *job, long work) {
-  char *base = job->base;
-  size_t bytes = job->bytes;
-  switch (job->kind) {
-    case FILL:
-      for (size_t i = 0; i < bytes / 8; ++i) ((double *)base)[i] = 1.0;
-      break;
-    case BUILD: job->error = build_cycle(base, bytes, job->seed); break;
-    case CHASE: job->at = chase(job->at, work); break;
-    case STREAM: g_sink += stream(base, bytes, work); break;
-    case COPY:
-      copy(array_of(base, bytes, 0), array_of(base, bytes, 1), bytes, work);
-      break;
-    case TRIAD:
-      triad(array_of(base, bytes, 0), array_of(base, bytes, 1),
-            array_of(base, bytes, 2), bytes, work);
+  if (job->kind == FILL) {
+    for (size_t i = 0; i < job->bytes / 8; ++i) ((double *)job->base)[i] = 1.0;
+  } else if (job->kind == BUILD) {
+    job->error = build_cycle(job->base, job->bytes, job->seed);
+  } else if (job->kind == CHASE) {
+    job->at = chase(job->at, work);
+  } else if (job->window == job->bytes) {
+    sweep(job, 0, job->bytes, work);
+  } else {
+    for (; work > 0; --work, job->offset += job->window) {
+      if (job->offset + job->window > job->bytes) job->offset = 0;
+      sweep(job, job->offset, job->window, 1);
+    }
   }
 }
 
@@ -240,12 +247,14 @@ static void *timed_body(void *argument) {
   return NULL;
 }
 
-// Runs `work` hops or passes, `repeats` times, on n threads after `warm`.
+// Runs `work` hops or passes, `repeats` times, on n threads after `warm`. A
+// pass covers `window` bytes of each array: all of it, or the next piece of a
+// long one, which starts at `offset` and wraps around.
 // base[t], at[t]: memory of thread t and where its chase stands (updated).
 // wall_s[r]: first start to last end; cpu_s[r]: mean over threads.
 EXPORT int dm_run(int kind, int n, const int *cpus, char **base, char **at,
-                  size_t bytes, long warm, long work, int repeats,
-                  uint64_t seed, double *wall_s, double *cpu_s) {
+                  size_t bytes, size_t window, size_t offset, long warm,
+                  long work, int repeats, uint64_t seed, double *wall_s, double *cpu_s) {
   Gate gate = {0};
   Job *jobs = calloc(n, sizeof *jobs);
   double *times = malloc(sizeof(double) * 3 * n * (repeats + 1));
@@ -253,7 +262,7 @@ EXPORT int dm_run(int kind, int n, const int *cpus, char **base, char **at,
   for (int t = 0; t < n && !error; ++t) {
     double *mine = times + 3 * (size_t)repeats * t;
     jobs[t] = (Job){kind, cpus[t], repeats, 0, base[t], at[t], bytes,
-                    warm, work, seed + t, &gate,
+                    window, offset, warm, work, seed + t, &gate,
                     mine, mine + repeats, mine + 2 * repeats};
   }
   if (!error) error = run_threads(n, jobs, sizeof *jobs, &gate, timed_body);
@@ -448,5 +457,4 @@ EXPORT void *dm_alloc(size_t bytes) {
 
 EXPORT void dm_free(void *base, size_t bytes) { munmap(base, bytes); }
 EXPORT int dm_abi(void) { return 1; }
-EXPORT int dm_vector_bytes(void) { return VECTOR; }
 EXPORT int dm_chunk_bytes(void) { return CHUNK; }

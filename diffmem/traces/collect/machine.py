@@ -48,11 +48,11 @@ class Machine:
   def dram_bytes(self) -> int:
     """Largest working set: several last-level caches, bytes.
 
-    Eight of them, between 256 MiB and 1 GiB, and never more than a quarter
-    of the available memory (two such buffers and an index may be alive).
+    Eight of them, between 256 MiB and 1 GiB, and never more than a twelfth
+    of the available memory (several such buffers are alive at once).
     """
     wanted = min(max(8 * self.last_cache_bytes, 256 * MIB), GIB)
-    allowed = max(self.available_bytes // 4, 16 * MIB)
+    allowed = max(self.available_bytes // 12, 16 * MIB)
     return min(wanted, allowed) // (2 * MIB) * (2 * MIB)
 
 
@@ -80,6 +80,21 @@ def thread_counts(n_cpus: int) -> tuple[int, ...]:
   """1, 2, 4, ... and the number of CPUs itself."""
   powers = (2**i for i in range(int(math.log2(n_cpus)) + 1))
   return tuple(sorted({*powers, n_cpus}))
+
+
+def waited_s() -> float:
+  """Time that this process's threads have waited for a CPU so far, s.
+
+  The sum over threads of the second field of Linux's `schedstat`
+  (Documentation/scheduler/sched-stats.rst); 0 where it is not kept.
+  """
+  total_ns = 0
+  for path in (_PROC / 'self/task').glob('*/schedstat'):
+    try:
+      total_ns += int(path.read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+      continue
+  return total_ns * 1e-9
 
 
 def _caches() -> list[tuple[int, bool]]:

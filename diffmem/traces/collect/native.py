@@ -1,4 +1,4 @@
-"""Builds `kernels.c` once per machine and calls it through ctypes."""
+"""Builds `kernels.c` once per machine and loads it."""
 
 import atexit
 import ctypes
@@ -9,13 +9,11 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from diffmem.traces.collect import machine as machine_lib
-from diffmem.traces.collect import samples
 
 _SOURCE = pathlib.Path(__file__).with_name('kernels.c')
 _COMMON = ('-std=gnu11', '-fPIC', '-shared', '-pthread', '-fno-builtin')
@@ -27,9 +25,6 @@ _FLAGS = (
 )
 _ABI = 1
 _COMPILE_TIMEOUT_S = 60
-_HUGE = 2 * machine_lib.MIB
-_KINDS = {'fill': 0, 'build': 1, 'pointer_chase': 2}
-_KINDS |= {'stream': 3, 'copy': 4, 'triad': 5}
 
 _Doubles = np.ctypeslib.ndpointer(np.float64, flags='C_CONTIGUOUS')
 
@@ -143,181 +138,10 @@ def _open(path: pathlib.Path) -> ctypes.CDLL:
   library.dm_free.argtypes = [ctypes.c_void_p, size]
   library.dm_free.restype = None
   library.dm_run.argtypes = [integer, integer, many, many, many, size]
-  library.dm_run.argtypes += [long, long, integer, word, _Doubles, _Doubles]
+  library.dm_run.argtypes += [size, size, long, long, integer, word]
+  library.dm_run.argtypes += [_Doubles, _Doubles]
   library.dm_loaded.argtypes = [integer, integer, many, many, many, size]
   library.dm_loaded.argtypes += [long, long, long, integer] + 3 * [_Doubles]
   library.dm_disk.argtypes = [integer, integer, size, word, integer, word]
   library.dm_disk.argtypes += [real, long, word, _Doubles]
   return library
-
-
-class NativeKernels:
-  """The C kernels with the memory they work on. Close it after use.
-
-  Each thread has one buffer for its cycle of pointers and one for arrays,
-  first touched by the pinned thread itself (NUMA) and grown when needed.
-  """
-
-  source = 'diffmem collect'
-  # Arrays read and written by one pass.
-  traffic = {'stream': (1, 0), 'copy': (1, 1), 'triad': (2, 1)}
-
-  def __init__(self, library: ctypes.CDLL, cpus: Sequence[int]):
-    self._library = library
-    self._cpus = tuple(cpus)
-    self._buffers: dict[tuple[str, int], tuple[int, int]] = {}
-    self._chains: dict[int, tuple[int, int]] = {}  # bytes, current address
-    self._built = 0
-    self.chunk_bytes = library.dm_chunk_bytes()
-
-  def chase(
-    self, n: int, bytes_: int, warm: int, hops: int, repeats: int
-  ) -> list[samples.Timing]:
-    """Chases `hops` dependent pointers per thread, `repeats` times."""
-    self._build(range(n), bytes_)
-    at = self._positions(range(n))
-    timings = self._run('pointer_chase', n, 'chain', at, bytes_, warm, hops,
-                        repeats)  # fmt: skip
-    self._moved(range(n), at)
-    return timings
-
-  def sweep(
-    self, op: str, n: int, bytes_: int, warm: int, passes: int, repeats: int
-  ) -> list[samples.Timing]:
-    """Runs `passes` over arrays of `bytes_` each, `repeats` times."""
-    arrays = sum(self.traffic[op])
-    need = arrays * (bytes_ + 2 * 4096)
-    for thread in range(n):
-      self._buffer('array', thread, need)
-    at = (ctypes.c_void_p * n)()
-    return self._run(op, n, 'array', at, bytes_, warm, passes, repeats)
-
-  def loaded(
-    self, op: str, n: int, chain_bytes: int, bytes_: int, delay: int,
-    warm: int, hops: int, repeats: int,
-  ) -> list[tuple[samples.Timing, float]]:  # fmt: skip
-    """Chases beside n - 1 throttled load threads.
-
-    Returns:
-      For each repeat the chase's timing and the bytes of every array that
-      the load threads have passed meanwhile.
-    """
-    self._build([0], chain_bytes)
-    need = sum(self.traffic[op]) * (bytes_ + 2 * 4096)
-    for thread in range(1, n):
-      self._buffer('array', thread, need)
-    bases = [0] + [self._buffers['array', t][0] for t in range(1, n)]
-    at = self._positions([0])
-    wall, cpu, chunks = (np.zeros(repeats) for _ in range(3))
-    error = self._library.dm_loaded(
-      _KINDS[op], n, self._cpu_array(n), (ctypes.c_void_p * n)(*bases), at,
-      bytes_, delay, warm, hops, repeats, wall, cpu, chunks,
-    )  # fmt: skip
-    _check(error)
-    self._moved([0], at)
-    moved = chunks * self.chunk_bytes
-    return [
-      (samples.Timing(float(w), float(c)), float(m))
-      for w, c, m in zip(wall, cpu, moved, strict=True)
-    ]
-
-  def read_file(
-    self, fd: int, depth: int, block: int, blocks: int, *, sequential: bool,
-    first: int, duration_s: float, least: int, seed: int,
-  ) -> samples.Reads:  # fmt: skip
-    """Reads blocks of a file with `depth` threads for `duration_s`."""
-    out = np.zeros(3)
-    error = self._library.dm_disk(
-      fd, depth, block, blocks, int(sequential), first, duration_s, least,
-      seed, out,
-    )  # fmt: skip
-    _check(error)
-    return samples.Reads(float(out[0]), float(out[1]), int(out[2]))
-
-  def close(self) -> None:
-    """Gives the memory back."""
-    for base, size in self._buffers.values():
-      self._library.dm_free(base, size)
-    self._buffers.clear()
-    self._chains.clear()
-
-  def _run(self, op, n, buffer, at, bytes_, warm, work, repeats):
-    bases = [self._buffers[buffer, thread][0] for thread in range(n)]
-    wall, cpu = np.zeros(repeats), np.zeros(repeats)
-    error = self._library.dm_run(
-      _KINDS[op], n, self._cpu_array(n), (ctypes.c_void_p * n)(*bases), at,
-      bytes_, warm, work, repeats, 0, wall, cpu,
-    )  # fmt: skip
-    _check(error)
-    return [
-      samples.Timing(float(w), float(c)) for w, c in zip(wall, cpu, strict=True)
-    ]
-
-  def _cpu_array(self, n: int):
-    return (ctypes.c_int * n)(*self._cpus[:n])
-
-  def _positions(self, threads):
-    chains = [self._chains[thread][1] for thread in threads]
-    return (ctypes.c_void_p * len(chains))(*chains)
-
-  def _moved(self, threads, at) -> None:
-    for thread, address in zip(threads, at, strict=True):
-      self._chains[thread] = (self._chains[thread][0], address)
-
-  def _build(self, threads, bytes_: int) -> None:
-    """Puts a random cycle of `bytes_` in the threads' chain buffers."""
-    for thread in threads:
-      if self._chains.get(thread, (0, 0))[0] == bytes_:
-        continue
-      base = self._buffer('chain', thread, bytes_)
-      self._built += 1
-      self._once('build', thread, base, bytes_, seed=self._built)
-      self._chains[thread] = (bytes_, base)
-
-  def _buffer(self, name: str, thread: int, bytes_: int) -> int:
-    """Address of a buffer of at least `bytes_`, touched by its thread."""
-    base, size = self._buffers.get((name, thread), (0, 0))
-    if size >= bytes_:
-      return base
-    if base:
-      del self._buffers[name, thread]
-      self._library.dm_free(base, size)
-      self._chains.pop(thread, None)
-    size = -(-max(bytes_, 2 * size) // _HUGE) * _HUGE
-    base = self._library.dm_alloc(size)
-    if not base:
-      raise MemoryError(f'no {size} bytes for a {name} buffer')
-    self._buffers[name, thread] = (base, size)
-    self._once('fill', thread, base, size)
-    return base
-
-  def _once(self, kind, thread, base, bytes_, seed=0) -> None:
-    """Runs a preparing kernel once on the thread's own CPU."""
-    times = np.zeros(1), np.zeros(1)
-    _check(
-      self._library.dm_run(
-        _KINDS[kind], 1, (ctypes.c_int * 1)(self._cpus[thread]),
-        (ctypes.c_void_p * 1)(base), (ctypes.c_void_p * 1)(), bytes_, 0, 1, 1,
-        seed, *times,
-      )
-    )  # fmt: skip
-
-
-def _check(error: int) -> None:
-  if error:
-    raise OSError(error, os.strerror(error))
-
-
-def open_kernels(
-  cpus: Sequence[int], cache_dir: pathlib.Path | None = None
-) -> NativeKernels | None:
-  """The C kernels, or None with a warning where they cannot be had."""
-  try:
-    return NativeKernels(load_library(cache_dir), cpus)
-  except (BuildError, OSError) as error:
-    warnings.warn(
-      f'measuring with numpy instead of C, less precisely: {error}',
-      RuntimeWarning,
-      stacklevel=2,
-    )
-    return None

@@ -1,0 +1,11 @@
+"""From traces to a system: residuals, optimisers, errors, held-out checks."""
+
+from diffmem.fitting.evaluate import Predictions as Predictions
+from diffmem.fitting.evaluate import evaluate as evaluate
+from diffmem.fitting.evaluate import group_errors as group_errors
+from diffmem.fitting.evaluate import predict_traces as predict_traces
+from diffmem.fitting.evaluate import summary as summary
+from diffmem.fitting.fit import FitOptions as FitOptions
+from diffmem.fitting.fit import FitResult as FitResult
+from diffmem.fitting.fit import fit as fit
+from diffmem.fitting.split import hold_out as hold_out

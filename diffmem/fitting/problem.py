@@ -1,0 +1,117 @@
+"""A fit as a function of one parameter vector."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from diffmem.cost import Cost, Demand, predict
+from diffmem.fitting import loss, observe, optimise
+from diffmem.system import System, from_leaves, leaves_by_name
+from diffmem.traces import Traces
+
+# No observation weighs more than one of this relative precision: the model
+# itself is not better than that, whatever the repeats say.
+SCALE_FLOOR = 0.005
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """The arrays of a fit; leaves, so that one compilation serves all data.
+
+  Attributes:
+    demand: one operation per row.
+    log_value: log of the observations [equation].
+    scale: expected relative deviation of each [equation].
+    weight: bootstrap weight of each, 1 for none [equation].
+    prior: centre of the prior [parameter].
+    prior_sd: its standard deviation [parameter].
+  """
+
+  demand: Demand
+  log_value: Float[ArrayLike, '*start equation']
+  scale: Float[ArrayLike, '*start equation']
+  weight: Float[ArrayLike, '*start equation']
+  prior: Float[ArrayLike, '*start parameter']
+  prior_sd: Float[ArrayLike, '*start parameter']
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """What is fitted, and to what.
+
+  Attributes:
+    system: structure, and the values of everything that is not fitted.
+    names: full names of the fitted parameters [parameter].
+    observations: the equations.
+    data: their arrays.
+  """
+
+  system: System
+  names: tuple[str, ...]
+  observations: observe.Observations
+  data: Data
+
+  def system_at(self, theta: Float[Array, ' parameter']) -> System:
+    """The system with these values of the fitted leaves."""
+    leaves = leaves_by_name(self.system)
+    leaves |= {name: theta[i] for i, name in enumerate(self.names)}
+    return from_leaves(self.system, leaves)
+
+  def log_ratio(
+    self, theta: Float[Array, ' parameter'], data: Data
+  ) -> Float[Array, ' equation']:
+    """log(predicted / observed) of every equation."""
+    return self.log_ratio_of(predict(self.system_at(theta), data.demand), data)
+
+  def log_ratio_of(self, cost: Cost, data: Data) -> Float[Array, ' equation']:
+    """The same from a cost that is there already."""
+    return observe.predicted_log(cost, self.observations) - data.log_value
+
+  def terms(
+    self, theta: Float[Array, ' parameter'], data: Data
+  ) -> optimise.Terms:
+    """The loss at theta: robust data terms, then square prior terms."""
+    z = self.log_ratio(theta, data) / data.scale
+    prior_z = (theta - data.prior) / data.prior_sd
+    return optimise.Terms(
+      z=jnp.concatenate([z, prior_z]),
+      weight=jnp.concatenate([data.weight, jnp.ones_like(prior_z)]),
+      delta=jnp.concatenate(
+        [jnp.full_like(z, loss.DELTA), jnp.full_like(prior_z, jnp.inf)]
+      ),
+    )
+
+
+def make_problem(
+  system: System, prior_sd: dict[str, float], traces: Traces
+) -> Problem:
+  """Sets up a fit.
+
+  Args:
+    system: the prior's centre.
+    prior_sd: by full name, in leaf units; a parameter that is missing or 0
+      is not fitted.
+    traces: the observations.
+  """
+  active = system.active()
+  names = tuple(
+    name
+    for name in leaves_by_name(system)
+    if name in active and prior_sd.get(name, 0.0) > 0
+  )
+  leaves = leaves_by_name(system)
+  observations = observe.observations_of(traces)
+  n = len(observations)
+  data = Data(
+    demand=observe.demand_of(system, traces),
+    log_value=observations.log_value,
+    scale=np.full(n, 0.05),
+    weight=np.ones(n),
+    prior=np.array([float(leaves[name]) for name in names]),
+    prior_sd=np.array([prior_sd[name] for name in names]),
+  )
+  return Problem(system, names, observations, data)

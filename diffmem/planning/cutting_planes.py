@@ -1,0 +1,208 @@
+"""Placement at a fixed mesh: cutting planes with a certificate.
+
+Minimise f(x) = sum_o f_o(x) over placements x (shares of each group in each
+memory, summing to one) within the capacities. Each f_o is bounded from below
+by a convex m_o (`diffmem.planning.minorant`), whose gradients support it:
+
+    f_o(x) >= m_o(x_k) + grad m_o(x_k) (x - x_k)   for every k.
+
+A linear programme over x and the t_o above these planes (Kelley, J. SIAM 8(4),
+1960, with one t for each term as Birge and Louveaux, EJOR 34(3), 1988) bounds
+f from below; its solution is the next x_k. HiGHS solves it (Huangfu and Hall,
+Math. Program. Comput. 10, 2018).
+
+**What is proven.** No placement of this mesh in fractions has a predicted
+objective below `bound`. The bound is evaluated from the programme's dual
+multipliers by weak duality, so it holds for any multipliers and does not rest
+on the solver's tolerance; only on floating-point rounding (float64). It says
+nothing of other meshes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize
+
+from diffmem.planning import model
+from diffmem.planning.objective import Objective
+from diffmem.system import System
+from diffmem.workloads import Lowered
+
+_MOST_CUTS = 60
+TARGET_GAP = 1e-4
+# The programme leaves this share of each memory free, so that what HiGHS calls
+# feasible is so in truth; the bound is made for the whole memory.
+_SPARE = 1e-6
+
+
+class Limits(NamedTuple):
+  """Capacity rows: sum of `weight_B * x` per memory is at most `room_B`.
+
+  Attributes:
+    weight_B: bytes that a whole group takes of a memory [group, memory].
+    room_B: bytes of each memory that may be filled [memory].
+  """
+
+  weight_B: np.ndarray
+  room_B: np.ndarray
+
+  def used_B(self, placement: np.ndarray) -> np.ndarray:
+    """Bytes in use, [..., memory], for placements [..., group, memory]."""
+    return (self.weight_B * placement).sum(-2)
+
+  def holds(self, placement: np.ndarray) -> np.ndarray:
+    """Whether placements keep within the rooms, to 1e-9 of them."""
+    slack = 1e-9 * np.maximum(self.room_B, 1.0)
+    return (self.used_B(placement) <= self.room_B + slack).all(-1)
+
+
+class Solution(NamedTuple):
+  """The best placement found, and what is proven about it.
+
+  Attributes:
+    placement: shares [group, memory].
+    value: the model's objective there (the minimised sum).
+    bound: no placement of this mesh is below it.
+    prices: fall of `bound` per additional byte of each memory [memory].
+    cuts: planes that were used.
+  """
+
+  placement: np.ndarray
+  value: float
+  bound: float
+  prices: np.ndarray
+  cuts: int
+
+  @property
+  def gap(self) -> float:
+    """Certified relative gap."""
+    return max(self.value - self.bound, 0.0) / self.value
+
+
+def limits_of(lowered: Lowered, room_B: np.ndarray) -> Limits:
+  """Capacity rows of one plan (no plan axis).
+
+  A group that lives elsewhere needs a fetch buffer in the near memory, so
+  moving it out frees its size less the buffer.
+  """
+  size_B, fetch_B = np.asarray(lowered.size_B), np.asarray(lowered.fetch_B)
+  weight_B = np.repeat(size_B[:, None], len(room_B), 1)
+  weight_B[:, 0] -= fetch_B
+  room_B = np.array(room_B, np.float64)
+  room_B[0] -= float(lowered.fixed_B) + fetch_B.sum()
+  return Limits(weight_B, room_B)
+
+
+def solve(
+  system: System,
+  lowered: Lowered,
+  limits: Limits,
+  start: np.ndarray,
+  objective: Objective,
+  *,
+  give_up_at: float = np.inf,
+  target_gap: float = TARGET_GAP,
+) -> Solution:
+  """Cutting planes from a feasible start; call it with x64 enabled.
+
+  Args:
+    system: the machine, numpy float64 leaves.
+    lowered: one plan, without plan axis.
+    limits: from `limits_of`.
+    start: a placement within the limits [group, memory].
+    objective: what is minimised.
+    give_up_at: stop when the bound shows that the value stays above it.
+    target_gap: stop at this certified gap.
+  """
+  cuts = []
+
+  def try_at(x):
+    cut = model.cut(system, lowered, x, objective)
+    cuts.append((cut.parts - (cut.slopes * x).sum((1, 2)), cut.slopes))
+    return float(cut.value)
+
+  # Everything near is the best that could be, were there room for it.
+  near = np.zeros_like(start)
+  near[:, 0] = 1.0
+  bound, prices = try_at(near), np.zeros(start.shape[1])
+  if limits.holds(near):
+    return Solution(near, bound, bound, prices, 1)
+  best, value = start, try_at(start)
+  while len(cuts) < _MOST_CUTS and value - bound > target_gap * value:
+    found = _relax(cuts, limits, scale=value)
+    if found is None or bound > give_up_at:
+      break
+    x, lower, shadow = found
+    if lower > bound:
+      bound, prices = lower, shadow
+    # The point half way to the best damps the method's oscillation.
+    for point in (x, 0.5 * (x + best)):
+      reached = try_at(point)
+      if reached < value and limits.holds(point):
+        best, value = point, reached
+  return Solution(best, value, min(bound, value), prices, len(cuts))
+
+
+def _relax(cuts, limits: Limits, scale: float):
+  """The linear programme over all planes.
+
+  Returns:
+    its placement, the bound proven by its multipliers, and the multipliers
+    of the capacities; None where HiGHS finds no solution.
+  """
+  offsets = np.stack([c[0] for c in cuts]) / scale  # [cut, op]
+  slopes = np.stack([c[1] for c in cuts]) / scale  # [cut, op, group, memory]
+  n_cuts, n_ops, n_groups, n_memories = slopes.shape
+  n = n_groups * n_memories
+  planes = np.zeros((n_cuts * n_ops, n + n_ops))
+  planes[:, :n] = slopes.reshape(n_cuts * n_ops, n)
+  planes[:, n:] = -np.tile(np.eye(n_ops), (n_cuts, 1))
+  rooms = np.zeros((n_memories, n + n_ops))
+  for memory in range(n_memories):
+    rooms[memory, memory:n:n_memories] = limits.weight_B[:, memory]
+  unit_B = np.maximum(limits.room_B, 1.0)
+  whole = np.zeros((n_groups, n + n_ops))
+  for group in range(n_groups):
+    whole[group, group * n_memories : (group + 1) * n_memories] = 1.0
+  result = optimize.linprog(
+    np.concatenate([np.zeros(n), np.ones(n_ops)]),
+    A_ub=np.concatenate([planes, rooms / unit_B[:, None]]),
+    b_ub=np.concatenate(
+      [-offsets.ravel(), (1 - _SPARE) * limits.room_B / unit_B]
+    ),
+    A_eq=whole,
+    b_eq=np.ones(n_groups),
+    bounds=[(0.0, 1.0)] * n + [(0.0, None)] * n_ops,
+    method='highs',
+  )
+  if not result.success:
+    return None
+  placement = _cleaned(result.x[:n].reshape(n_groups, n_memories))
+  multipliers = np.maximum(-result.ineqlin.marginals, 0.0)
+  on_cuts = multipliers[: n_cuts * n_ops].reshape(n_cuts, n_ops)
+  prices = multipliers[n_cuts * n_ops :] / unit_B
+  bound = _dual_bound(offsets, slopes, on_cuts, prices, limits)
+  return placement, scale * bound, scale * prices
+
+
+def _dual_bound(offsets, slopes, on_cuts, prices, limits: Limits) -> float:
+  """Weak duality: a bound from any non-negative multipliers.
+
+  For multipliers u of the planes with sum at most one per operation (each
+  time is at least zero) and v of the capacities,
+
+      f(x) >= sum u (offset + slope x) + sum v (weight x - room),
+
+  whose least value over the simplices is taken group by group.
+  """
+  on_cuts = on_cuts / np.maximum(on_cuts.sum(0), 1.0)
+  per_share = np.einsum('ko,kogm->gm', on_cuts, slopes)
+  per_share = per_share + limits.weight_B * prices
+  constant = (on_cuts * offsets).sum() - (prices * limits.room_B).sum()
+  return float(constant + per_share.min(1).sum())
+
+
+def _cleaned(placement: np.ndarray) -> np.ndarray:
+  """Non-negative shares that sum to one exactly enough."""
+  placement = np.clip(placement, 0.0, 1.0)
+  return placement / placement.sum(1, keepdims=True)

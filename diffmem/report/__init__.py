@@ -1,0 +1,22 @@
+"""The report: figures and tables of a machine, its fit and its plan.
+
+`write_report(path, ReportData(...))` writes one HTML file that needs neither
+network nor script. Figures are specs first (`figure`) and drawn later
+(`plot`, `bars`), so new sections bring data, not drawing.
+"""
+
+from diffmem.report.data import Curve as Curve
+from diffmem.report.data import CurveSet as CurveSet
+from diffmem.report.data import Disk as Disk
+from diffmem.report.data import Fit as Fit
+from diffmem.report.data import Machine as Machine
+from diffmem.report.data import Parameter as Parameter
+from diffmem.report.data import Plan as Plan
+from diffmem.report.data import Program as Program
+from diffmem.report.data import Provenance as Provenance
+from diffmem.report.data import ReportData as ReportData
+from diffmem.report.data import Roofline as Roofline
+from diffmem.report.data import RoofPoint as RoofPoint
+from diffmem.report.parameters import parameters_of as parameters_of
+from diffmem.report.spine import render_report as render_report
+from diffmem.report.spine import write_report as write_report

@@ -1,0 +1,83 @@
+"""What to measure to learn a parameter: the `measure` text of a prior."""
+
+from diffmem.system.system import System
+
+# Slower memories are reached by reads of files, not by loads.
+_DISK_LATENCY_S = 5e-6
+
+_SHARED = {
+  'launch_s': "op 'step': many tiny launches",
+  'overlap_p': "op 'gemm' whose operands stream from memory, several sizes",
+  'link_overlap_p': "op 'step': the same work with and without its collective",
+  'page_reach_B': "op 'pointer_chase' over growing working sets",
+  'page_walk_s': "op 'pointer_chase' over working sets beyond the page reach",
+  'static_W': 'power_W at full clocks with little work',
+  'power_cap_W': "power_W of the largest op 'gemm'",
+}
+_LINK = {
+  'latency_s': "op 'send_recv' of small messages over {part}",
+  'read_Bps': "op 'send_recv' of large messages over {part}",
+  'write_Bps': "op 'send_recv' of large messages over {part}, the other way",
+  'mixed_Bps': "op 'send_recv' over {part} in both directions at once",
+  'queue_p': "op 'send_recv' over {part}, sizes from small to large",
+}
+_MEMORY = {
+  'latency_s': "op 'pointer_chase' on {part}",
+  'read_Bps': "op 'stream' on {part}, all participants",
+  'write_Bps': "ops 'copy' and 'triad' on {part}",
+  'mixed_Bps': "op 'copy' on {part}",
+  'bend_read': "ops 'stream', 'triad' and 'copy' on {part}",
+  'bend_write': "ops 'triad' and 'copy' on {part}, up to all writes",
+  'queue_p': "op 'loaded_latency' on {part}, up to its capacity",
+}
+_ANY_TIER = {
+  'granule_B': "op 'random_read' on {part}, several granules",
+  'read_in_flight_B': "op 'stream' on {part}, 1 to all participants",
+  'write_in_flight_B': "op 'copy' on {part}, 1 to all participants",
+  'wait_p': "ops 'stream' and 'copy' on {part}, few participants",
+  'capacity_B': 'nothing: what the driver reports as the size of {part}',
+  'cliff_k': "op 'stream' over working sets around the size of {part}",
+  'churn_Bps': "op 'stream' over a set near the size of {part}, after a pause",
+  'device_J_per_B': 'the memory maker: a board shows device and path together',
+  'path_J_per_B': "power_W of op 'stream' on {part}, several rates",
+}
+_DISK = {
+  'latency_s': "op 'random_read' on {part}, one read at a time",
+  'read_Bps': "op 'sequential_read' on {part}, deep queues",
+  'queue_p': "op 'random_read' on {part}, queue depth 1 to 256",
+  'read_in_flight_B': "op 'random_read' on {part}, deep queues",
+}
+# For a parameter that this table does not know yet.
+_ANYTHING = "ops 'stream', 'copy' and 'random_read' on {part}"
+_CACHE = {'capacity_B': _ANY_TIER['cliff_k']}
+
+
+def text(system: System, part: str, parameter: str) -> str:
+  """What to measure to learn a parameter.
+
+  Args:
+    system: the machine.
+    part: a tier, an engine, or 'system'.
+    parameter: its parameter, such as 'latency_s'.
+  """
+  if part == 'system':
+    return _SHARED.get(parameter, "op 'step'")
+  if part in system.engine_names:
+    return _of_engine(part, parameter)
+  tier = system.tier(part)
+  table = _ANY_TIER | (_LINK if tier.link else _MEMORY)
+  if tier.is_cache:
+    table = table | _CACHE
+  elif float(tier.latency_s) > _DISK_LATENCY_S and not tier.link:
+    table = table | _DISK
+  return table.get(parameter, _ANYTHING).format(part=part)
+
+
+def _of_engine(part: str, parameter: str) -> str:
+  unit, _, dtype = part.partition(':')
+  op = (
+    f"op 'gemm' in {dtype}" if unit == 'matrix' else f"op 'reduce' in {dtype}"
+  )
+  if parameter == 'rate_FLOPps':
+    return f'{op}, large and square'
+  return f'power_W of {op}, at several rates'

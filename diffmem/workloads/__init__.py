@@ -1,0 +1,16 @@
+"""What runs: transformers, and how a plan lowers them to a demand."""
+
+from diffmem.workloads.choices import AXES as AXES
+from diffmem.workloads.choices import RECOMPUTE as RECOMPUTE
+from diffmem.workloads.choices import Choices as Choices
+from diffmem.workloads.choices import Machine as Machine
+from diffmem.workloads.choices import machine_of as machine_of
+from diffmem.workloads.decode import Decoding as Decoding
+from diffmem.workloads.decode import lower_decode as lower_decode
+from diffmem.workloads.lowered import Lowered as Lowered
+from diffmem.workloads.lowered import demand as demand
+from diffmem.workloads.presets import load_workload as load_workload
+from diffmem.workloads.presets import workload_names as workload_names
+from diffmem.workloads.train import Training as Training
+from diffmem.workloads.train import lower_train as lower_train
+from diffmem.workloads.transformer import Transformer as Transformer

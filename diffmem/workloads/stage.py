@@ -1,0 +1,111 @@
+"""What one device holds and computes: its pipeline stage, tensor slice,
+experts.
+
+Layer kinds are taken as spread evenly over the stages, and the fullest stage
+stands for all: it sets the pipeline's pace and the memory that is needed.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from diffmem.workloads.choices import Choices
+from diffmem.workloads.transformer import Transformer
+
+ATTENTION = 'attention_weights'
+MLP = 'mlp_weights'
+EXPERTS = 'expert_weights'
+EMBEDDINGS = 'embeddings'
+GRADIENTS = 'gradients'
+OPTIMIZER = 'optimizer'
+ACTIVATIONS = 'activations'
+KV_CACHE = 'kv_cache'
+
+WEIGHT_B = 2.0  # bfloat16
+GRADIENT_B = 4.0  # float32 accumulation, as Megatron-LM and Llama 3 do
+OPTIMIZER_B = 12.0  # float32 master weight and two Adam moments
+
+# Dependent kernels of one fused decoder layer: two norms, query-key-value
+# product, rotary embedding, attention, output product, gate-and-up product,
+# activation, down product.
+LAYER_KERNELS = 9.0
+
+
+class Stage(NamedTuple):
+  """The fullest stage of each plan.
+
+  Attributes:
+    layers: decoder layers of it.
+    parameters: by weight group, on one device before data sharding.
+    layer_parameters: the same, of one layer (no embeddings).
+  """
+
+  layers: Float[Array, '*plan']
+  parameters: dict[str, Float[Array, '*plan']]
+  layer_parameters: dict[str, Float[Array, '*plan']]
+
+
+def stage_layers(layers: float, pipeline: ArrayLike) -> Array:
+  """Layers of the fullest stage; not whole where the mesh is not legal.
+
+  Where the stages do not divide the layers, embedding and head take a layer's
+  place each (Llama 3, arXiv:2407.21783, section 3.3.2: 126 layers, 16
+  stages).
+  """
+  even = jnp.mod(layers, pipeline) == 0
+  return jnp.where(even, layers / pipeline, (layers + 2) / pipeline)
+
+
+def stage_of(model: Transformer, choices: Choices) -> Stage:
+  """Parameters of the fullest stage on one device."""
+  count = model.parameters()
+  tensor = jnp.asarray(choices.tensor)
+  layers = stage_layers(float(model.layers), jnp.asarray(choices.pipeline))
+  # Norms and router are not split by the tensor ranks.
+  whole = (count.norms + count.router) / model.layers
+  one = {ATTENTION: count.attention / model.layers / tensor + whole}
+  if count.mlp:
+    one[MLP] = count.mlp / model.layers / tensor
+  if count.experts:
+    one[EXPERTS] = count.experts / model.layers / (tensor * choices.expert)
+  parameters = {group: layers * value for group, value in one.items()}
+  table = float(model.vocab * model.d_model)
+  tables = jnp.where(choices.pipeline > 1, table, count.embeddings)
+  parameters[EMBEDDINGS] = tables / tensor
+  return Stage(layers, parameters, one)
+
+
+def layer_matmul_flops(model: Transformer) -> float:
+  """Forward FLOPs of one token in one layer's matrices, mean over layers."""
+  active = model.active_parameters() - model.parameters().embeddings
+  return 2.0 * (active - model.parameters().norms) / model.layers
+
+
+def head_flops(model: Transformer) -> float:
+  """Forward FLOPs of one token in the output layer."""
+  return 2.0 * model.vocab * model.d_model
+
+
+def core_flops(model: Transformer, keys: float) -> float:
+  """Forward FLOPs of one token's attention core in one layer.
+
+  Args:
+    model: the transformer.
+    keys: tokens attended to; half the sequence on average when causal.
+  """
+  return 4.0 * model.attention.q_dim * keys
+
+
+def fullest_stage_flops(
+  model: Transformer, stage: Stage, pipeline: ArrayLike, per_layer: ArrayLike
+) -> Array:
+  """Forward FLOPs of one token in the slowest stage, before tensor ranks.
+
+  With several stages the head adds to the last one; where embedding and head
+  have a layer's place, only what the head costs beyond a layer is added.
+  """
+  head = head_flops(model)
+  even = jnp.mod(float(model.layers), pipeline) == 0
+  extra = jnp.where(even, head, jnp.maximum(head - per_layer, 0.0))
+  return stage.layers * per_layer + extra

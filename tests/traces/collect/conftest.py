@@ -1,0 +1,53 @@
+import pytest
+
+from diffmem.traces.collect import kernels as kernels_lib
+from diffmem.traces.collect import machine as machine_lib
+from diffmem.traces.collect import native, session
+
+MIB = 1024**2
+
+
+@pytest.fixture(scope='session', autouse=True)
+def library_cache(tmp_path_factory):
+  """One compiled library for all tests, away from the user's cache."""
+  folder = tmp_path_factory.mktemp('cache')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('XDG_CACHE_HOME', str(folder))
+    yield folder / 'diffmem'
+
+
+@pytest.fixture
+def machine():
+  """A small machine on the CPUs that are there."""
+  cpus = machine_lib.allowed_cpus()[:2]
+  return machine_lib.Machine(
+    cpus=cpus,
+    cache_bytes=(32 * 1024, MIB, 8 * MIB),
+    private=(True, True, False),
+    available_bytes=1024 * MIB,
+    huge_pages=False,
+    cpu_model='test',
+  )
+
+
+@pytest.fixture
+def kernels(machine):
+  if native.find_compiler() is None:
+    pytest.skip('no C compiler here')
+  made = kernels_lib.open_kernels(machine)
+  yield made
+  made.close()
+
+
+@pytest.fixture
+def tiny_options(tmp_path):
+  return session.Options(
+    scratch_dir=tmp_path,
+    passes=2,
+    repeats=3,
+    repeat_s=1e-4,
+    disk_bytes=16 * MIB,
+    disk_repeat_s=1e-3,
+    disk_repeats=2,
+    largest_bytes=4 * MIB,
+  )
