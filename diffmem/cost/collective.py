@@ -47,7 +47,7 @@ class Traffic(NamedTuple):
 
   def times(self, count: Float[ArrayLike, '...']) -> 'Traffic':
     """The same collective `count` times over."""
-    count = jnp.asarray(count)[..., None]
+    count = _column(count)
     return Traffic(self.sent_B * count, self.messages * count)
 
 
@@ -65,13 +65,14 @@ def ranks_within(
       aligned (`size * stride` divides the span or is a multiple of it).
   """
   size, stride = jnp.asarray(size)[..., None], jnp.asarray(stride)[..., None]
-  return jnp.clip(jnp.asarray(spans) / stride, 1.0, size)
+  spans = jnp.expand_dims(jnp.asarray(spans), range(stride.ndim - 1))
+  return jnp.clip(spans / stride, 1.0, size)
 
 
 def all_gather(payload_B: Payload, ranks: Ranks) -> Traffic:
   """All-gather whose result has `payload_B` bytes on every rank."""
   inner, ranks = _inner(ranks)
-  payload_B = jnp.asarray(payload_B)[..., None]
+  payload_B = _column(payload_B)
   return Traffic(payload_B * (1.0 / inner - 1.0 / ranks), ranks / inner - 1.0)
 
 
@@ -88,7 +89,7 @@ def all_reduce(payload_B: Payload, ranks: Ranks) -> Traffic:
 def all_to_all(payload_B: Payload, ranks: Ranks) -> Traffic:
   """All-to-all; `payload_B` is what a rank holds for all, itself included."""
   inner, ranks = _inner(ranks)
-  payload_B = jnp.asarray(payload_B)[..., None]
+  payload_B = _column(payload_B)
   share = (ranks - inner) / ranks[..., -1:]
   used = jnp.where(ranks > inner, 1.0, 0.0)
   return Traffic(payload_B * share, used)
@@ -100,8 +101,14 @@ def send_recv(payload_B: Payload, ranks: Ranks) -> Traffic:
   used = jnp.where(ranks > inner, 1.0, 0.0)
   outside = jnp.cumsum(used[..., ::-1], -1)[..., ::-1]
   outermost = used * jnp.where(outside == 1.0, 1.0, 0.0)
-  payload_B = jnp.asarray(payload_B)[..., None]
+  payload_B = _column(payload_B)
   return Traffic(payload_B * outermost, outermost)
+
+
+def _column(value: Payload) -> Array:
+  """Adds the level axis, except to a scalar, which needs none."""
+  value = jnp.asarray(value)
+  return value[..., None] if value.ndim else value
 
 
 def _inner(ranks: Ranks) -> tuple[Array, Array]:

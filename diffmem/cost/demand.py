@@ -36,6 +36,8 @@ class Demand:
     working_set_B: bytes that the operation goes over again and again [B].
     participants: cores or SMs at work.
     flops: floating-point operations.
+    row_flops: FLOPs of one row of a matrix product, 2 n k, summed over the
+      products; loading the weights costs `fill_rows` of them.
     launches: framework launches.
   """
 
@@ -47,6 +49,7 @@ class Demand:
   working_set_B: Float[ArrayLike, '*op']
   participants: Float[ArrayLike, '*op']
   flops: Float[ArrayLike, '*op engine']
+  row_flops: Float[ArrayLike, '*op engine']
   launches: Float[ArrayLike, '*op']
 
   @classmethod
@@ -60,6 +63,7 @@ class Demand:
     in_flight_B: Mapping[str, Any] | None = None,
     messages: Mapping[str, Any] | None = None,
     flops: Mapping[str, Any] | None = None,
+    row_flops: Mapping[str, Any] | None = None,
     working_set_B: Any = UNCACHED_B,
     participants: Any = 1.0,
     launches: Any = 0.0,
@@ -86,7 +90,8 @@ class Demand:
       'messages': (messages, 0.0),
     }
     values = [v for table, _ in tables.values() for v in (table or {}).values()]
-    values += [*(flops or {}).values(), working_set_B, participants, launches]
+    values += [*(flops or {}).values(), *(row_flops or {}).values()]
+    values += [working_set_B, participants, launches]
     shape = jnp.broadcast_shapes(*(np.shape(v) for v in values))
 
     def table_of(names, what, mapping, fill):
@@ -99,13 +104,15 @@ class Demand:
       field: table_of(system.tier_names, 'tier', mapping, fill)
       for field, (mapping, fill) in tables.items()
     }
-    if system.engines:
-      flops_table = table_of(system.engine_names, 'engine', flops, 0.0)
-    else:
-      flops_table = jnp.zeros((*shape, 0))
+    engine_tables = {
+      field: table_of(system.engine_names, 'engine', mapping, 0.0)
+      if system.engines
+      else jnp.zeros((*shape, 0))
+      for field, mapping in (('flops', flops), ('row_flops', row_flops))
+    }
     return cls(
       **tier_tables,
-      flops=flops_table,
+      **engine_tables,
       working_set_B=_full(working_set_B, shape),
       participants=_full(participants, shape),
       launches=_full(launches, shape),

@@ -54,7 +54,8 @@ def predict(system: System, demand: Demand) -> Cost:
 
   engines = _stack(system.engines, demand)
   if system.engines:
-    engine_time_s = demand.flops / engines['rate_FLOPps']
+    fill_flops = engines['fill_rows'] * demand.row_flops
+    engine_time_s = (demand.flops + fill_flops) / engines['rate_FLOPps']
     engine_J = demand.flops * engines['energy_J_per_FLOP']
   else:
     engine_time_s = engine_J = jnp.zeros_like(demand.flops)

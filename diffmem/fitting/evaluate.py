@@ -11,12 +11,13 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from diffmem.cost import predict, predict_jit
+from diffmem.cost import predict
 from diffmem.fitting import observe
-from diffmem.system import FittedSystem
+from diffmem.system import FittedSystem, System
 from diffmem.traces import Traces
 
 OPEN_LATENCY = 'latency_at_bandwidth_s'
@@ -71,49 +72,60 @@ def predict_traces(fitted: FittedSystem, traces: Traces) -> Predictions:
 
 
 def _predict_traces(fitted: FittedSystem, traces: Traces) -> Predictions:
-  demand = observe.demand_of(fitted.system, traces)
   observations = observe.observations_of(traces)
-  bandwidth = np.nan_to_num(traces.get('bandwidth_Bps'), nan=1.0)
+  candidates = _loaded_rows(traces)
+  bandwidth_Bps = traces.get('bandwidth_Bps')[candidates]
+  demand = observe.with_limits(
+    observe.demand_of(fitted.system, traces), candidates
+  )
 
   @jax.jit
-  def closed(system):
-    return observe.predicted_log(predict(system, demand), observations)
+  @jax.vmap
+  def answers(system):
+    cost = predict(system, demand)
+    closed = observe.predicted_log(cost, observations)
+    latency_s, load = observe.open_latency_s(system, cost, bandwidth_Bps)
+    logs = jnp.concatenate([closed, jnp.log(latency_s)])
+    return logs, load, cost.served_B[: len(traces)]
 
-  @jax.jit
-  def opened(system):
-    latency_s, load = observe.open_latency_s(system, demand, bandwidth)
-    return jax.numpy.log(latency_s), load
-
-  open_rows = _open_rows(traces, np.asarray(opened(fitted.system)[1]))
-  cost = predict_jit(fitted.system, demand)
-  labels = observe.tier_labels(fitted.system, np.asarray(cost.served_B))
-
-  def both(system):
-    return jax.numpy.concatenate([closed(system), opened(system)[0][open_rows]])
-
-  center = np.asarray(both(fitted.system))
-  row = np.concatenate([observations.row, open_rows])
-  names = [*observations.names, *[OPEN_LATENCY] * len(open_rows)]
+  logs, load, served_B = jax.tree.map(np.asarray, answers(_with_draws(fitted)))
+  labels = observe.tier_labels(fitted.system, served_B[0])
+  # Open rows count only below the wall, as the best estimate sees it.
+  is_open = load[0] < observe.OPEN_LOAD_LIMIT
+  keep = np.concatenate([np.ones(len(observations), bool), is_open])
+  logs = logs[:, keep]
+  row = np.concatenate([observations.row, candidates])[keep]
+  names = [*observations.names, *[OPEN_LATENCY] * len(candidates)]
   observed = np.concatenate(
-    [np.exp(observations.log_value), traces.get('latency_s')[open_rows]]
+    [np.exp(observations.log_value), traces.get('latency_s')[candidates]]
   )
   scatter = np.array(
     [_scatter(fitted, traces['op'][r], labels[r]) for r in row]
   )
-  spread = scatter
-  if fitted.ensemble is not None:
-    draws = np.asarray(jax.jit(jax.vmap(both))(fitted.ensemble))
-    spread = np.hypot(scatter, np.nanstd(draws, axis=0))
+  spread = (
+    np.hypot(scatter, np.nanstd(logs[1:], 0)) if len(logs) > 1 else scatter
+  )
   return Predictions(
     row=row,
     system=traces['system'][row],
     op=traces['op'][row],
     tier=labels[row],
-    observable=np.array(names, object),
-    observed=observed,
-    predicted=np.exp(center),
-    lo90=np.exp(center - _Z90 * spread),
-    hi90=np.exp(center + _Z90 * spread),
+    observable=np.array(names, object)[keep],
+    observed=observed[keep],
+    predicted=np.exp(logs[0]),
+    lo90=np.exp(logs[0] - _Z90 * spread),
+    hi90=np.exp(logs[0] + _Z90 * spread),
+  )
+
+
+def _with_draws(fitted: FittedSystem) -> System:
+  """The best estimate, then the ensemble, along one axis."""
+  if fitted.ensemble is None:
+    return jax.tree.map(lambda x: np.asarray(x, float)[None], fitted.system)
+  return jax.tree.map(
+    lambda x, draws: np.concatenate([np.asarray(x, float)[None], draws]),
+    fitted.system,
+    fitted.ensemble,
   )
 
 
@@ -160,11 +172,9 @@ def summary(part: Predictions) -> dict[str, Any]:
   }
 
 
-def _open_rows(traces: Traces, load: np.ndarray) -> np.ndarray:
-  is_open = traces['op'] == 'loaded_latency'
-  is_open &= ~np.isnan(traces.get('latency_s'))
-  is_open &= ~np.isnan(traces.get('bandwidth_Bps'))
-  return np.flatnonzero(is_open & (load < observe.OPEN_LOAD_LIMIT))
+def _loaded_rows(traces: Traces) -> np.ndarray:
+  known = ~np.isnan(traces.get('latency_s') + traces.get('bandwidth_Bps'))
+  return np.flatnonzero(known & (traces['op'] == 'loaded_latency'))
 
 
 def _scatter(fitted: FittedSystem, op: str, label: str) -> float:

@@ -1,21 +1,17 @@
 """`fit`: traces in, a system with honest errors out."""
 
 import dataclasses
-import functools
-import hashlib
 import os
-import pathlib
-from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffmem import errors
-from diffmem.cost import predict
 from diffmem.fitting import (
+  compiled,
   observe,
   optimise,
+  resume,
   split,
   start,
   uncertainty,
@@ -30,10 +26,6 @@ from diffmem.system import (
   to_numpy,
 )
 from diffmem.traces import Traces
-
-Progress = Callable[[str, int, int], None]
-
-_LANES = 8  # fits that run side by side in one compiled call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +75,7 @@ def fit(
   prior: FittedSystem,
   traces: Traces,
   options: FitOptions = FitOptions(),
-  on_progress: Progress = lambda stage, done, total: None,
+  on_progress: compiled.Progress = lambda stage, done, total: None,
 ) -> FitResult:
   """Fits a system to traces.
 
@@ -116,13 +108,19 @@ def _fit(prior, traces, options, on_progress) -> FitResult:
   prior_sd = {name: known.prior_sd for name, known in prior.knowledge.items()}
   problem = make_problem(prior.system, prior_sd, traces)
   problem = _drop_untouched(problem)
-  store = _Store(options, problem)
+  plain = dataclasses.replace(options, resume_path=None)
+  store = resume.Store(
+    options.resume_path,
+    resume.fingerprint(
+      repr((plain, problem.names)), (problem.system, problem.data)
+    ),
+  )
 
   thetas, losses = store.once(
     'starts', lambda: _search(problem, traces, options, on_progress)
   )
   problem = _rescale(problem, traces, thetas[np.argmin(losses)])
-  best = _minimise(
+  best = compiled.minimise(
     problem,
     thetas[np.argmin(losses)][None],
     2 * options.steps,
@@ -148,7 +146,9 @@ def _drop_untouched(problem: Problem) -> Problem:
   # The gradient of a random mix of the equations is zero where all of them
   # are flat, and (almost surely) nowhere else.
   mix = np.random.default_rng(0).standard_normal(len(problem.observations))
-  slope = _slope(_Key(problem))(problem.data.prior, problem.data, mix)
+  slope = compiled.slope(compiled.Key(problem))(
+    problem.data.prior, problem.data, mix
+  )
   strength = np.abs(np.asarray(slope))
   keep = np.nan_to_num(strength, nan=1.0) * problem.data.prior_sd > 1e-9
   names = tuple(n for n, k in zip(problem.names, keep, strict=True) if k)
@@ -173,11 +173,11 @@ def _search(problem, traces, options, on_progress):
   starts = _starting_points(problem, traces, options)
   if options.adam_steps:
     starts = _warm_up(problem, starts, options.adam_steps)
-  rough = _minimise(
+  rough = compiled.minimise(
     problem, starts, options.steps, stage='search', on_progress=on_progress
   )
   problem = _rescale(problem, traces, rough.theta[np.argmin(rough.loss)])
-  fine = _minimise(
+  fine = compiled.minimise(
     problem, rough.theta, options.steps, stage='refine', on_progress=on_progress
   )
   return fine.theta, fine.loss
@@ -208,81 +208,6 @@ def _warm_up(problem, starts, steps):
   return np.stack([np.asarray(run(t, problem.data)) for t in starts])
 
 
-def _minimise(
-  problem, thetas, steps, *, stage, on_progress, weights=None, priors=None
-) -> optimise.Minimum:
-  """Minimises from many starts, `_LANES` at a time, reporting progress."""
-  data = problem.data
-  run = _minimiser(_Key(problem))
-  n = len(thetas)
-  weights = np.broadcast_to(
-    data.weight if weights is None else weights, (n, len(data.weight))
-  )
-  priors = np.broadcast_to(
-    data.prior if priors is None else priors, (n, len(data.prior))
-  )
-  parts = []
-  for first in range(0, n, _LANES):
-    index = np.minimum(np.arange(first, first + _LANES), n - 1)
-    part = run(thetas[index], weights[index], priors[index], data, steps)
-    parts.append(jax.tree.map(np.asarray, part))
-    on_progress(stage, min(first + _LANES, n), n)
-  joined = jax.tree.map(lambda *x: np.concatenate(x)[:n], *parts)
-  return optimise.Minimum(*joined)
-
-
-class _Key:
-  """Identity of a problem's structure; its arrays are arguments."""
-
-  def __init__(self, problem: Problem):
-    self.problem = problem
-    names = tuple(problem.observations.names)
-    rows = problem.observations.row.tobytes()
-    structure = jax.tree.structure(problem.system)
-    leaves = np.array(jax.tree.leaves(problem.system), float).tobytes()
-    self.id = (structure, leaves, problem.names, names, rows)
-
-  def __hash__(self):
-    return hash(self.id)
-
-  def __eq__(self, other):
-    return self.id == other.id
-
-
-@functools.lru_cache(maxsize=4)
-def _minimiser(key: _Key):
-  """One compiled function: `_LANES` fits with their own data side by side."""
-
-  def one(theta, weight, prior, shared, steps):
-    data = dataclasses.replace(shared, weight=weight, prior=prior)
-    return optimise.levenberg_marquardt(
-      lambda t: key.problem.terms(t, data), theta, steps=steps
-    )
-
-  return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None, None)))
-
-
-@functools.lru_cache(maxsize=4)
-def _slope(key: _Key):
-  """Compiled: gradient of a mix of all equations."""
-
-  def mixed(theta, data, mix):
-    return mix @ key.problem.log_ratio(theta, data)
-
-  return jax.jit(jax.grad(mixed))
-
-
-@functools.lru_cache(maxsize=4)
-def _diagnoser(key: _Key):
-  """Compiled: bytes that every tier serves, and log ratios."""
-
-  def diagnose(theta, data):
-    cost = predict(key.problem.system_at(theta), data.demand)
-    return cost.served_B, key.problem.log_ratio_of(cost, data)
-
-  return jax.jit(diagnose)
-
-
 def _rescale(problem, traces, theta) -> Problem:
   """Sets every equation's scale to how well its kind fits.
 
@@ -307,7 +232,9 @@ def _rescale(problem, traces, theta) -> Problem:
 
 def _residuals(problem, traces, theta) -> tuple[np.ndarray, np.ndarray]:
   """log(predicted / observed) and kind ('stream@L2') of every equation."""
-  served_B, residual = _diagnoser(_Key(problem))(theta, problem.data)
+  served_B, residual = compiled.diagnoser(compiled.Key(problem))(
+    theta, problem.data
+  )
   labels = observe.tier_labels(problem.system, np.asarray(served_B))
   row = problem.observations.row
   kinds = [f'{traces["op"][r]}@{labels[r]}' for r in row]
@@ -335,10 +262,10 @@ def _bootstrap(problem, traces, theta, options, store, on_progress):
   )
   draws = store.get('draws', np.empty((0, len(theta))))
   on_progress('bootstrap', len(draws), options.draws)
-  for first in range(len(draws), options.draws, _LANES):
-    index = slice(first, first + _LANES)
+  for first in range(len(draws), options.draws, compiled.LANES):
+    index = slice(first, first + compiled.LANES)
     n = len(weights[index])
-    found = _minimise(
+    found = compiled.minimise(
       problem,
       np.broadcast_to(theta, (n, len(theta))),
       options.draw_steps,
@@ -377,7 +304,7 @@ def _assemble(prior, problem, best, draws, traces) -> FittedSystem:
     system=system,
     knowledge=knowledge,
     ensemble=_ensemble(system, problem.names, draws, knowledge),
-    scatter=_scatter(problem, traces, theta),
+    scatter=_scatter(problem, traces, best),
   )
 
 
@@ -396,14 +323,32 @@ def _ensemble(system, names, draws, knowledge) -> System | None:
   return from_leaves(system, leaves)
 
 
-def _scatter(problem, traces, theta) -> dict[str, float]:
-  """Relative deviation of single rows, by op; cliffs apart."""
-  residual, kinds = _residuals(problem, traces, theta)
+def _scatter(problem, traces, best) -> dict[str, float]:
+  """Relative deviation of single rows around the model, by op; cliffs apart.
+
+  Residuals of the rows that were fitted are too small by the freedom that the
+  fit used up; small groups are drawn towards the whole.
+  """
+  residual, kinds = _residuals(problem, traces, best.theta[0])
   kinds = np.array([observe.scatter_key(kind) for kind in kinds])
-  return {
-    str(kind): float(np.quantile(np.abs(residual[kinds == kind]), 0.9) / 1.645)
-    for kind in sorted(set(kinds))
-  }
+  stderr = uncertainty.standard_errors(best.normal[0])
+  used = np.sum(1.0 - np.minimum(stderr / problem.data.prior_sd, 1.0) ** 2)
+  freedom = len(residual) / max(len(residual) - used, 1.0)
+  overall = _quantile_sd(residual)
+  scatter = {}
+  for kind in sorted(set(kinds)):
+    rows = kinds == kind
+    n, own = rows.sum(), _quantile_sd(residual[rows])
+    if '|' in kind:
+      own = max(own, scatter.get(kind.split('|')[0], overall))
+    variance = (n * own**2 + 4 * overall**2) / (n + 4)
+    scatter[str(kind)] = float(np.sqrt(freedom * variance))
+  return scatter
+
+
+def _quantile_sd(residual: np.ndarray) -> float:
+  """The normal deviation whose 90 % interval holds 90 % of the residuals."""
+  return float(np.quantile(np.abs(residual), 0.9) / 1.645)
 
 
 def _help(fitted, losses, converged) -> tuple[str, ...]:
@@ -423,54 +368,3 @@ def _help(fitted, losses, converged) -> tuple[str, ...]:
     measure = fitted.knowledge[name].measure
     lines.append(f'{name} is decided by its prior; measure: {measure}.')
   return tuple(lines)
-
-
-class _Store:
-  """Finished stages on disk, so that an interrupted fit can go on."""
-
-  def __init__(self, options: FitOptions, problem: Problem):
-    self._path = options.resume_path and pathlib.Path(options.resume_path)
-    self._key = _fingerprint(options, problem)
-    self._kept: dict[str, np.ndarray] = {}
-    if self._path and self._path.is_file():
-      try:
-        with np.load(self._path) as file:
-          kept = {name: file[name] for name in file.files}
-      except (OSError, ValueError, EOFError):
-        kept = {}
-      if str(kept.pop('key', '')) == self._key:
-        self._kept = kept
-
-  def get(self, name: str, default: np.ndarray) -> np.ndarray:
-    return self._kept.get(name, default)
-
-  def put(self, name: str, value: np.ndarray) -> None:
-    self._kept[name] = value
-    if not self._path:
-      return
-    self._path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = self._path.with_name(f'{self._path.stem}.{os.getpid()}.tmp.npz')
-    np.savez(scratch, key=np.array(self._key), **self._kept)
-    scratch.replace(self._path)
-
-  def once(self, name: str, make: Callable[[], tuple]) -> tuple:
-    """The stored parts of a stage, or those that `make` gives, stored."""
-    if f'{name}_0' in self._kept:
-      stored = [k for k in self._kept if k.startswith(f'{name}_')]
-      return tuple(self._kept[f'{name}_{i}'] for i in range(len(stored)))
-    parts = make()
-    for i, part in enumerate(parts):
-      self.put(f'{name}_{i}', np.asarray(part))
-    return parts
-
-  def clear(self) -> None:
-    if self._path:
-      self._path.unlink(missing_ok=True)
-
-
-def _fingerprint(options: FitOptions, problem: Problem) -> str:
-  plain = dataclasses.replace(options, resume_path=None)
-  digest = hashlib.sha256(repr((plain, problem.names)).encode())
-  for leaf in jax.tree.leaves((problem.system, problem.data)):
-    digest.update(np.ascontiguousarray(jnp.asarray(leaf)).tobytes())
-  return digest.hexdigest()

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float, Int
 
 from diffmem import errors
-from diffmem.cost import STREAM_B, UNCACHED_B, Cost, Demand, predict, service
+from diffmem.cost import STREAM_B, UNCACHED_B, Cost, Demand, service
 from diffmem.system import System
 from diffmem.traces import Traces
 
@@ -55,6 +55,7 @@ def demand_of(system: System, traces: Traces) -> Demand:
     FitError: a tier or number format that the system lacks, with the row.
   """
   home = _home_index(system, traces)
+  flops = _flops(system, traces)
   shape = (len(traces), len(system.tiers))
   rows = np.arange(len(traces))
 
@@ -80,7 +81,8 @@ def demand_of(system: System, traces: Traces) -> Demand:
     messages=np.zeros(shape),
     working_set_B=traces.get('working_set_bytes', UNCACHED_B),
     participants=traces.get('participants', 1.0),
-    flops=_flops(system, traces),
+    flops=flops,
+    row_flops=flops / traces.get('m', np.inf)[:, None],
     launches=traces.get('launches', 0.0),
   )
 
@@ -120,32 +122,55 @@ def observable_table(cost: Cost) -> dict[str, Float[Array, ' op']]:
   }
 
 
+# Bytes in flight at which an operation is idle, and at which it is saturated.
+_IDLE_B, _FULL_B = 1e-3, 1e15
+
+
+def with_limits(demand: Demand, rows: Int[np.ndarray, ' open']) -> Demand:
+  """A demand followed by some of its rows, first idle, then saturated.
+
+  The unloaded latency and the capacity of a row's mix are what `predict` says
+  with next to nothing and with everything in flight.
+  """
+
+  def extend(name: str, values):
+    values = np.asarray(values)
+    if name != 'in_flight_B':
+      return np.concatenate([values, values[rows], values[rows]])
+    limits = [np.full_like(values[rows], n) for n in (_IDLE_B, _FULL_B)]
+    return np.concatenate([values, *limits])
+
+  return Demand(
+    **{
+      f.name: extend(f.name, getattr(demand, f.name))
+      for f in dataclasses.fields(demand)
+    }
+  )
+
+
 def open_latency_s(
-  system: System, demand: Demand, bandwidth_Bps: Float[ArrayLike, ' op']
-) -> tuple[Float[Array, ' op'], Float[Array, ' op']]:
+  system: System, cost: Cost, bandwidth_Bps: Float[np.ndarray, ' open']
+) -> tuple[Float[Array, ' open'], Float[Array, ' open']]:
   """Loaded latency from a given bandwidth (open form), and the load.
 
-  The law's unloaded latency and capacity are what `predict` says with next to
-  nothing and with everything in flight.
+  Args:
+    system: the machine.
+    cost: of a demand made by `with_limits`.
+    bandwidth_Bps: of the rows that were appended there [B/s].
 
   Returns:
-    latency [s] and bandwidth over capacity, per operation.
+    latency [s] and bandwidth over capacity [1].
   """
-  home = jnp.argmax(demand.read_B + demand.write_B, -1)
+  n = len(bandwidth_Bps)
+  first = cost.time_s.shape[0] - 2 * n
+  idle, full = slice(first, first + n), slice(first + n, None)
+  home = jnp.argmax(cost.served_B[idle], -1)
   queue_p = jnp.stack([jnp.asarray(t.queue_p) for t in system.tiers])[home]
-  idle, full = (
-    predict(
-      system,
-      dataclasses.replace(
-        demand, in_flight_B=jnp.full_like(demand.read_B, in_flight_B)
-      ),
-    )
-    for in_flight_B in (1e-3, 1e15)
-  )
+  capacity_Bps = cost.bandwidth_Bps[full]
   latency_s = service.latency_at_bandwidth_s(
-    bandwidth_Bps, idle.latency_s, full.bandwidth_Bps, queue_p
+    bandwidth_Bps, cost.latency_s[idle], capacity_Bps, queue_p
   )
-  return latency_s, bandwidth_Bps / full.bandwidth_Bps
+  return latency_s, bandwidth_Bps / capacity_Bps
 
 
 def tier_labels(

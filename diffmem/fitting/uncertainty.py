@@ -60,6 +60,7 @@ _MEASURE = {
   'device_J_per_B': 'power of the memory device of {tier} against bandwidth',
   'path_J_per_B': 'board power against bandwidth of {tier}, windows over 1 s',
   'rate_FLOPps': 'large matrix products on {tier}',
+  'fill_rows': 'matrix products with few rows on {tier}',
   'energy_J_per_FLOP': 'board power against FLOP/s of {tier}',
   'launch_s': 'very small operations through the framework',
   'overlap_p': 'operations whose arithmetic and memory times are close',

@@ -53,7 +53,9 @@ def place(system: System, lowered: Lowered) -> Greedy:
   shares = []
   for i in range(len(lowered.machine.memories)):
     needed_B = size_B - lowered.fetch_B if i == 0 else size_B
-    room = jnp.maximum(near_B, 0.0) if i == 0 else room_B[i]
+    room = (
+      jnp.maximum(near_B, 0.0) if i == 0 else jnp.full_like(near_B, room_B[i])
+    )
     share = _fill(left, needed_B, room, order, back)
     shares.append(share)
     left = left - share
@@ -64,7 +66,7 @@ def _fill(left, size_B, room_B, order, back):
   """Share of each group that fits, in order, into one memory."""
   wanted = jnp.take_along_axis(left * size_B, order, -1)
   before = jnp.cumsum(wanted, -1) - wanted
-  free = jnp.clip(jnp.asarray(room_B)[..., None] - before, 0.0, wanted)
+  free = jnp.clip(room_B[..., None] - before, 0.0, wanted)
   fits = free >= wanted
   share = jnp.where(fits, 1.0, free / jnp.where(wanted > 0, wanted, 1.0))
   return left * jnp.take_along_axis(share, back, -1)

@@ -112,8 +112,9 @@ def _convex_system(system: System, shares: tuple[Array, Array]) -> System:
 
 def _linear_tier(tier: Tier, low: Array, high: Array) -> Tier:
   """A tier whose transfer time is a line below the law between two shares."""
-  grid = jnp.linspace(0.0, 1.0, _SHARES)
   width = high - low
+  grid = jnp.linspace(0.0, 1.0, _SHARES)
+  grid = jnp.expand_dims(grid, range(width.ndim))
   law = _seconds_per_byte(tier, low[..., None] + width[..., None] * grid)
   is_point = width <= _SAME_SHARE
   slope = (law[..., -1] - law[..., 0]) / jnp.where(is_point, 1.0, width)

@@ -137,21 +137,25 @@ def _sweep(
 
 
 def _latency_series(traces: Traces) -> list[_Series]:
-  rows = np.flatnonzero(traces['op'] == 'pointer_chase')
-  if len(rows) < 2:
-    return []
-  return [_sweep(traces, 'latency', '', rows, 'latency_s')]
+  return _by_threads(traces, 'pointer_chase', 'latency', 'latency_s')
 
 
 def _bandwidth_series(traces: Traces) -> list[_Series]:
+  return [
+    series
+    for op in _BANDWIDTH_OPS
+    for series in _by_threads(traces, op, op, 'bandwidth_Bps')
+  ]
+
+
+def _by_threads(traces, op: str, group: str, y: str) -> list[_Series]:
   threads = traces.get('participants', 1.0)
   series = []
-  for op in _BANDWIDTH_OPS:
-    for count in sorted(set(threads[traces['op'] == op])):
-      rows = np.flatnonzero((traces['op'] == op) & (threads == count))
-      if len(rows) > 1:
-        label = '1 thread' if count == 1 else f'{count:.0f} threads'
-        series.append(_sweep(traces, op, label, rows, 'bandwidth_Bps'))
+  for count in sorted(set(threads[traces['op'] == op])):
+    rows = np.flatnonzero((traces['op'] == op) & (threads == count))
+    if len(rows) > 1:
+      label = '1 thread' if count == 1 else f'{count:.0f} threads'
+      series.append(_sweep(traces, group, label, rows, y))
   return series
 
 

@@ -20,6 +20,9 @@ class Engine:
   log_rate_FLOPps: Float[ArrayLike, '...'] = parameters.parameter(
     'FLOP/s', 1e12, 0.5, 'sustained rate with all units busy'
   )
+  log_fill_rows: Float[ArrayLike, '...'] = parameters.parameter(
+    '1', 1.0, 1.5, 'rows of a matrix product that loading its weights costs'
+  )
   log_energy_J_per_FLOP: Float[ArrayLike, '...'] = parameters.parameter(
     'J/FLOP', 1e-12, 0.5, 'dynamic energy of one operation'
   )

@@ -70,7 +70,7 @@ def cpu_system(
     ),
   ]  # fmt: skip
   engines = [
-    Engine.of('matrix:float32', rate_FLOPps=100e9),
+    Engine.of('matrix:float32', rate_FLOPps=100e9, fill_rows=32.0),
     Engine.of('vector:float32', rate_FLOPps=5e9),
   ]
   system = System.of(

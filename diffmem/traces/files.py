@@ -42,16 +42,33 @@ def read_traces(path: str | os.PathLike) -> table.Traces:
   return table.from_columns(values, n, str(path))
 
 
-def write_traces(path: str | os.PathLike, traces: table.Traces) -> None:
-  """Writes a trace under a temporary name, then renames it.
+def check_writable(path: str | os.PathLike) -> None:
+  """Makes sure, before hours of measuring, that the trace can be written.
 
   Raises:
-    TraceError: an unknown ending.
+    TraceError: an unknown ending, or a folder that cannot be written to.
   """
   path = pathlib.Path(path)
   if path.suffix not in FORMATS:
     raise errors.TraceError(path, expected=f'a name ending in {FORMATS}')
-  path.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.TraceError(
+      path, expected=f'a folder to write to ({error.strerror})'
+    ) from None
+  if path.is_dir() or not os.access(path.parent, os.W_OK):
+    raise errors.TraceError(path, expected='a file that can be written')
+
+
+def write_traces(path: str | os.PathLike, traces: table.Traces) -> None:
+  """Writes a trace under a temporary name, then renames it.
+
+  Raises:
+    TraceError: an unknown ending, or a folder that cannot be written to.
+  """
+  path = pathlib.Path(path)
+  check_writable(path)
   scratch = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
     {

@@ -55,12 +55,13 @@ def lower_decode(
   token_B = _kv_token_B(model, decoding, c)
   sizes[stage_lib.KV_CACHE] = batch * decoding.context * token_B
   links = _tensor_traffic(model, batch, c, machine)
-  expert_links = _expert_traffic(model, batch, c, machine)
   operations = [
     _layers(model, decoding, c, stage, sizes, batch),
     Operation('tensor_parallel', links=links),
-    Operation('expert_parallel', links=expert_links),
   ]
+  if model.experts:
+    links = _expert_traffic(model, batch, c, machine)
+    operations.append(Operation('expert_parallel', links=links))
   buffered = min(_BUFFERED_LAYERS / model.layers, 1.0)
   units = dict.fromkeys(sizes, float(model.layers))
   return lowered_lib.assemble(
@@ -110,6 +111,7 @@ def _layers(model, decoding, c, stage, sizes, batch) -> Operation:
   return Operation(
     'layers',
     flops=batch * _token_flops(model, decoding) / c.tensor,
+    row_flops=2.0 * sum(stage.parameters.values()),
     group_read_B=read_B,
     group_write_B={stage_lib.KV_CACHE: written_B},
     phases=model.layers * stage_lib.LAYER_KERNELS,
@@ -124,10 +126,8 @@ def _tensor_traffic(model, batch, c, machine) -> collective.Traffic:
   return one.times(2.0 * model.layers)
 
 
-def _expert_traffic(model, batch, c, machine) -> collective.Traffic | None:
+def _expert_traffic(model, batch, c, machine) -> collective.Traffic:
   """Tokens to their experts and back."""
-  if not model.experts:
-    return None
   payload_B = 2.0 * batch * model.experts.top_k * model.d_model / c.tensor
   one = collective.all_to_all(payload_B, c.ranks('expert', machine.spans))
   return one.times(2.0 * model.expert_layers)

@@ -28,6 +28,7 @@ class Operation(NamedTuple):
   Attributes:
     name: such as 'layers'.
     flops: matrix FLOPs.
+    row_flops: those of one row (token) of every product.
     near_read_B: bytes read from the near memory whatever the placement [B].
     near_write_B: bytes written to it [B].
     group_read_B: by group, bytes read where the group lives [B].
@@ -42,6 +43,7 @@ class Operation(NamedTuple):
 
   name: str
   flops: Array | float = 0.0
+  row_flops: Array | float = 0.0
   near_read_B: Array | float = 0.0
   near_write_B: Array | float = 0.0
   group_read_B: Mapping[str, Array] = {}
@@ -64,6 +66,7 @@ class Lowered:
     groups: names along the `group` axis.
     machine: memories, levels and engine that are meant.
     flops: matrix FLOPs.
+    row_flops: those of one row (token) of every product.
     near_read_B: placement-independent bytes read [B].
     near_write_B: placement-independent bytes written [B].
     group_read_B: bytes that an operation reads of a group [B].
@@ -87,6 +90,7 @@ class Lowered:
   groups: tuple[str, ...] = dataclasses.field(metadata={'static': True})
   machine: choices_lib.Machine = dataclasses.field(metadata={'static': True})
   flops: Float[Array, '*plan op']
+  row_flops: Float[Array, '*plan op']
   near_read_B: Float[Array, '*plan op']
   near_write_B: Float[Array, '*plan op']
   group_read_B: Float[Array, '*plan op group']
@@ -147,7 +151,7 @@ def assemble(
     return jnp.stack([jnp.broadcast_to(r, none.shape) for r in rows], -2)
 
   scalars = (
-    'flops', 'near_read_B', 'near_write_B', 'phases', 'launches',
+    'flops', 'row_flops', 'near_read_B', 'near_write_B', 'phases', 'launches',
     'time_weight', 'bubble_weight', 'energy_weight',
   )  # fmt: skip
   return Lowered(
@@ -210,5 +214,6 @@ def demand(
     in_flight_B=in_flight_B,
     messages=messages,
     flops={machine.engine: lowered.flops},
+    row_flops={machine.engine: lowered.row_flops},
     launches=lowered.launches,
   )

@@ -110,11 +110,13 @@ def lower_train(
     Operation(
       'tensor_parallel', links=_tensor_traffic(step), bubble_weight=bubble
     ),
-    Operation(
-      'expert_parallel', links=_expert_traffic(step), bubble_weight=bubble
-    ),
     _optimizer(step, sizes),
   ]
+  if model.experts:
+    links = _expert_traffic(step)
+    operations.insert(
+      3, Operation('expert_parallel', links=links, bubble_weight=bubble)
+    )
   weights = step.stage.parameters
   buffered = jnp.minimum(BUFFERED_LAYERS / step.stage.layers, 1.0)
   units = dict.fromkeys(sizes, step.stage.layers)
@@ -208,6 +210,7 @@ def _layers(step: _Step, sizes: dict, kept_B) -> Operation:
   return Operation(
     'layers',
     flops=flops,
+    row_flops=m * 2.0 * sum(stage.parameters.values()) * (3.0 + step.is_full),
     near_read_B=moves * reads * layer_B - stored_B + copy_B,
     near_write_B=moves * writes * layer_B - stored_B + copy_B,
     group_read_B={**weights_B, **both},
@@ -224,6 +227,7 @@ def _last_micro_batch(step: _Step, layers: Operation) -> Operation:
   return layers._replace(
     name='last_micro_batch',
     flops=layers.flops * share,
+    row_flops=layers.row_flops * share,
     near_read_B=layers.near_read_B * share,
     near_write_B=layers.near_write_B * share,
     group_read_B={g: b * share for g, b in layers.group_read_B.items()},
@@ -300,12 +304,9 @@ def _tensor_traffic(step: _Step) -> collective.Traffic:
   return (pair.times(1.0 + mlps) + routed_pair.times(used)).times(passes)
 
 
-def _expert_traffic(step: _Step) -> collective.Traffic | None:
+def _expert_traffic(step: _Step) -> collective.Traffic:
   """Tokens to their experts and back, forward and backward."""
-  model = step.model
-  if not model.experts:
-    return None
-  c = step.choices
+  model, c = step.model, step.choices
   copies = step.tokens * model.experts.top_k / c.tensor
   one = collective.all_to_all(
     2.0 * copies * model.d_model, step.ranks('expert')

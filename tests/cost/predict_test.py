@@ -34,7 +34,7 @@ def make_system(**changes) -> System:
     Tier.of('SSD', via='PCIe', latency_s=80e-6, read_Bps=5e9, granule_B=4e3),
   ]  # fmt: skip
   engines = [
-    Engine.of('matrix:float32', rate_FLOPps=1e12),
+    Engine.of('matrix:float32', rate_FLOPps=1e12, fill_rows=20.0),
     Engine.of('vector:float32', rate_FLOPps=1e10),
   ]
   system = System.of(
@@ -58,6 +58,7 @@ def make_demand(system: System, n: int = 24, seed: int = 0) -> Demand:
       'DRAM': some(2, 6) * (rng.random(n) > 0.5), 'SSD': some(4, 7)
     },
     flops={'matrix:float32': some(3, 10), 'vector:float32': some(2, 7)},
+    row_flops={'matrix:float32': some(3, 8)},
     working_set_B=some(3, 9),
     participants=rng.integers(1, 9, n).astype(float),
     launches=1.0,
@@ -165,9 +166,10 @@ def reference_time_s(s: dict, d: Demand, i: int) -> float:
   else:
     link = 0.0
   engines = (
-    row['flops'][0] / s['matrix:float32.rate_FLOPps']
-    + row['flops'][1] / s['vector:float32.rate_FLOPps']
-  )
+    row['flops'][0] + s['matrix:float32.fill_rows'] * row['row_flops'][0]
+  ) / s['matrix:float32.rate_FLOPps'] + row['flops'][1] / s[
+    'vector:float32.rate_FLOPps'
+  ]
   local = norm([memory, engines], s['system.overlap_p'])
   pipeline = norm([times['SSD'], link], 16.0)
   busy = norm([local, pipeline], s['system.link_overlap_p'])
@@ -212,7 +214,9 @@ def test_gradients_against_finite_differences(x64):
     assert float(slopes[name]) == pytest.approx(
       float(want), rel=2e-4, abs=1e-7
     ), name
-  for name in ('read_B', 'write_B', 'flops', 'working_set_B', 'granule_B'):
+  for name in (
+    'read_B', 'write_B', 'flops', 'row_flops', 'working_set_B', 'granule_B'
+  ):  # fmt: skip
     table = getattr(demand, name)
     up = dataclasses.replace(demand, **{name: table * (1 + h)})
     down = dataclasses.replace(demand, **{name: table * (1 - h)})
