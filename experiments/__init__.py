@@ -1,0 +1,1 @@
+"""Short absl programs, run as `python -m experiments.NAME`."""

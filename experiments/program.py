@@ -83,7 +83,8 @@ def progress() -> Iterator[Progress]:
   if not sys.stderr.isatty():
     yield _logged_progress()
     return
-  from rich import console, progress as rich_progress
+  from rich import console
+  from rich import progress as rich_progress
 
   columns = (
     rich_progress.TextColumn('{task.description:24.24}'),
@@ -105,8 +106,11 @@ def progress() -> Iterator[Progress]:
 
 
 def _logged_progress() -> Progress:
+  import logging as std_logging
+
   last: dict[str, float] = {}
   logging.set_verbosity(logging.INFO)
+  std_logging.getLogger('jax').setLevel(std_logging.WARNING)
 
   def report(stage: str, done: int, total: int) -> None:
     now = time.monotonic()
@@ -117,9 +121,161 @@ def _logged_progress() -> Progress:
   return report
 
 
+def config_path(name: str) -> str:
+  """Where a program's default configuration lies."""
+  return str(pathlib.Path(__file__).parent / 'configs' / name)
+
+
+def check_output_folder(path: str) -> None:
+  """Refuses a folder that cannot be made, before any work is done."""
+  from diffmem import errors
+
+  parent = pathlib.Path(path).resolve().parent
+  try:
+    parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.CheckpointError(
+      f'{path}: its folder cannot be made ({error.strerror})'
+    ) from None
+  if not os.access(parent, os.W_OK):
+    raise errors.CheckpointError(f'{path}: its folder cannot be written to')
+
+
+def prior_system(name: str, traces):
+  """The prior of a fit: 'cpu' for this machine, or what `load_system` takes."""
+  if name != 'cpu':
+    from diffmem import checkpoint
+
+    return checkpoint.load_system(name)
+  from diffmem import system
+  from diffmem.traces import collect
+
+  machine = collect.describe()
+  return system.cpu_system(
+    str(traces['system'][0]),
+    machine.cache_bytes,
+    machine.private,
+    dram_B=machine.memory_bytes,
+    disk_B=machine.disk_bytes,
+  )
+
+
+def print_collection(found) -> None:
+  """What a collection brought home: failures, noise, what to do."""
+  from diffmem.traces import collect
+
+  for failure in found.failures:
+    print(f'not measured: {failure.name}: {failure.reason}')
+  if found.missing:
+    print(f'not reached: {len(found.missing)} of the measurements')
+  if found.interrupted:
+    print('interrupted; what was measured is kept')
+  print(collect.noise_report(found.rows).help)
+
+
+def print_groups(title: str, groups: list[dict]) -> None:
+  """Prints the groups of `evaluate --json`."""
+  names = ('n', 'mape', 'median_ape', 'p90_ape', 'bias', 'coverage90')
+  table(
+    title,
+    ['system', 'op', 'tier', 'observable', *names, 'unanswered'],
+    [
+      [
+        *(g[k] or '-' for k in ('system', 'op', 'tier', 'observable')),
+        *('-' if g[k] is None else f'{g[k]:.3g}' for k in names),
+        str(g['unanswered']),
+      ]
+      for g in groups
+    ],
+  )
+
+
+def print_programs(programs: list) -> None:
+  """Prints measured beside predicted times of programs."""
+  table(
+    'Programs',
+    ['program', 'size', 'measured', 'predicted', 'error %'],
+    [
+      [p.name, p.size, f'{p.measured_s * 1e3:.3g} ms',
+       f'{p.predicted_s * 1e3:.3g} ms', f'{p.error:+.1f}']
+      for p in programs
+    ],
+  )  # fmt: skip
+
+
+def print_plans(result) -> None:
+  """Prints the plans of a `PlanResult`, best first, or why there are none."""
+  from diffmem import units
+
+  if not result.plans:
+    print(result.help)
+    return
+  rows = []
+  for plan in result.plans:
+    said = plan.predicted
+    axes = {k: v for k, v in plan.mesh.items() if v != 1}
+    memory = said['memory_bytes'].items()
+    rows.append(
+      [
+        ' '.join(f'{k}={v}' for k, v in axes.items()),
+        f'{plan.micro_batch}',
+        plan.recompute or '-',
+        units.format_si(said['step_time_s'], 's'),
+        f'{said["tokens_per_s"]:,.0f}',
+        f'{said["energy_per_token_J"]:.3g}',
+        ', '.join(f'{k} {units.format_si(v, "B", 3)}' for k, v in memory if v),
+        f'{100 * plan.certified_gap:.2g} %',
+      ]
+    )
+  table(
+    'Plans',
+    ['mesh', 'micro', 'recompute', 'step', 'tokens/s', 'J/token',
+     'memory of a device', 'gap'],
+    rows,
+  )  # fmt: skip
+  strongest = sorted(
+    ((k, v) for k, v in (result.elasticities or {}).items() if v),
+    key=lambda pair: -abs(pair[1]),
+  )
+  table(
+    'What the step time of the first depends on: percent per percent',
+    ['parameter', 'elasticity'],
+    [[name, f'{value:+.3f}'] for name, value in strongest[:8]],
+  )
+  print(
+    f'searched {result.search.configurations:,} configurations in '
+    f'{result.search.seconds:.1f} s; {result.help}'.rstrip('; ')
+  )
+
+
+def headline(text: str) -> None:
+  """Announces a part of a long program."""
+  print(f'\n== {text}', flush=True)
+
+
+def command_line() -> str:
+  """The command as a user would type it again."""
+  return ' '.join(['python -m', _module(), *sys.argv[1:]])
+
+
+def write_json(path: str | None, document: dict) -> None:
+  """Writes JSON to a file, to stdout for '-', nowhere for None."""
+  import json
+
+  text = json.dumps(document, indent=2, allow_nan=False)
+  if path == '-':
+    print(text)
+  elif path:
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text + '\n')
+    print(f'wrote {path}')
+
+
 def table(title: str, header: list[str], rows: list[list[str]]) -> None:
   """Prints a table: texts to the left, numbers to the right."""
-  from rich import console, table as rich_table
+  from rich import console
+  from rich import table as rich_table
 
   shown = rich_table.Table(title=title, title_justify='left', box=None)
   for i, name in enumerate(header):

@@ -50,10 +50,48 @@ class Limits(NamedTuple):
     """Bytes in use, [..., memory], for placements [..., group, memory]."""
     return (self.weight_B * placement).sum(-2)
 
-  def holds(self, placement: np.ndarray) -> np.ndarray:
-    """Whether placements keep within the rooms, to 1e-9 of them."""
-    slack = 1e-9 * np.maximum(self.room_B, 1.0)
+  def holds(self, placement: np.ndarray, tolerance: float = 1e-9) -> np.ndarray:
+    """Whether placements keep within the rooms, to a relative tolerance."""
+    slack = tolerance * np.maximum(self.room_B, 1.0)
     return (self.used_B(placement) <= self.room_B + slack).all(-1)
+
+
+class Planes(NamedTuple):
+  """Supporting planes: f_o(x) >= offset + slope x.
+
+  Attributes:
+    offsets: [cut, op].
+    slopes: [cut, op, group, memory].
+  """
+
+  offsets: np.ndarray
+  slopes: np.ndarray
+
+  def with_cut(self, cut: model.Cut, placement: np.ndarray) -> 'Planes':
+    """One cut more, made at that placement."""
+    offsets = cut.parts - (cut.slopes * placement).sum((1, 2))
+    return Planes(
+      np.concatenate([self.offsets, offsets[None]]),
+      np.concatenate([self.slopes, cut.slopes[None]]),
+    )
+
+
+class Rows(NamedTuple):
+  """A linear programme over shares, group by group, and one t per operation.
+
+  Attributes:
+    cost: of each variable.
+    planes: `planes @ variables <= plane_limits`.
+    plane_limits: right-hand sides.
+    rooms: `rooms @ variables <= 1`, one row for each memory.
+    whole: `whole @ variables == 1`, one row for each group.
+  """
+
+  cost: np.ndarray
+  planes: np.ndarray
+  plane_limits: np.ndarray
+  rooms: np.ndarray
+  whole: np.ndarray
 
 
 class Solution(NamedTuple):
@@ -64,14 +102,14 @@ class Solution(NamedTuple):
     value: the model's objective there (the minimised sum).
     bound: no placement of this mesh is below it.
     prices: fall of `bound` per additional byte of each memory [memory].
-    cuts: planes that were used.
+    planes: what the bound was made from.
   """
 
   placement: np.ndarray
   value: float
   bound: float
   prices: np.ndarray
-  cuts: int
+  planes: Planes
 
   @property
   def gap(self) -> float:
@@ -114,11 +152,13 @@ def solve(
     give_up_at: stop when the bound shows that the value stays above it.
     target_gap: stop at this certified gap.
   """
-  cuts = []
+  n_ops = lowered.flops.shape[-1]
+  planes = Planes(np.zeros((0, n_ops)), np.zeros((0, n_ops, *start.shape)))
 
   def try_at(x):
+    nonlocal planes
     cut = model.cut(system, lowered, x, objective)
-    cuts.append((cut.parts - (cut.slopes * x).sum((1, 2)), cut.slopes))
+    planes = planes.with_cut(cut, x)
     return float(cut.value)
 
   # Everything near is the best that could be, were there room for it.
@@ -126,11 +166,11 @@ def solve(
   near[:, 0] = 1.0
   bound, prices = try_at(near), np.zeros(start.shape[1])
   if limits.holds(near):
-    return Solution(near, bound, bound, prices, 1)
+    return Solution(near, bound, bound, prices, planes)
   best, value = start, try_at(start)
-  while len(cuts) < _MOST_CUTS and value - bound > target_gap * value:
-    found = _relax(cuts, limits, scale=value)
-    if found is None or bound > give_up_at:
+  while value - bound > target_gap * value and bound <= give_up_at:
+    found = _relax(planes, limits, scale=value)
+    if found is None or len(planes.offsets) >= _MOST_CUTS:
       break
     x, lower, shadow = found
     if lower > bound:
@@ -140,37 +180,48 @@ def solve(
       reached = try_at(point)
       if reached < value and limits.holds(point):
         best, value = point, reached
-  return Solution(best, value, min(bound, value), prices, len(cuts))
+  return Solution(best, value, min(bound, value), prices, planes)
 
 
-def _relax(cuts, limits: Limits, scale: float):
-  """The linear programme over all planes.
+def rows_of(planes: Planes, limits: Limits, scale: float) -> Rows:
+  """The programme over all planes, times in units of `scale`."""
+  n_cuts, n_ops, n_groups, n_memories = planes.slopes.shape
+  n = n_groups * n_memories
+  above = np.zeros((n_cuts * n_ops, n + n_ops))
+  above[:, :n] = planes.slopes.reshape(n_cuts * n_ops, n) / scale
+  above[:, n:] = -np.tile(np.eye(n_ops), (n_cuts, 1))
+  rooms = np.zeros((n_memories, n + n_ops))
+  for memory in range(n_memories):
+    rooms[memory, memory:n:n_memories] = limits.weight_B[:, memory]
+  whole = np.zeros((n_groups, n + n_ops))
+  for group in range(n_groups):
+    whole[group, group * n_memories : (group + 1) * n_memories] = 1.0
+  return Rows(
+    cost=np.append(np.zeros(n), np.ones(n_ops)),
+    planes=above,
+    plane_limits=-planes.offsets.ravel() / scale,
+    rooms=rooms / np.maximum(limits.room_B, 1.0)[:, None],
+    whole=whole,
+  )
+
+
+def _relax(
+  planes: Planes, limits: Limits, scale: float
+) -> tuple[np.ndarray, float, np.ndarray] | None:
+  """Solves the programme in fractions.
 
   Returns:
     its placement, the bound proven by its multipliers, and the multipliers
     of the capacities; None where HiGHS finds no solution.
   """
-  offsets = np.stack([c[0] for c in cuts]) / scale  # [cut, op]
-  slopes = np.stack([c[1] for c in cuts]) / scale  # [cut, op, group, memory]
-  n_cuts, n_ops, n_groups, n_memories = slopes.shape
+  rows = rows_of(planes, limits, scale)
+  n_cuts, n_ops, n_groups, n_memories = planes.slopes.shape
   n = n_groups * n_memories
-  planes = np.zeros((n_cuts * n_ops, n + n_ops))
-  planes[:, :n] = slopes.reshape(n_cuts * n_ops, n)
-  planes[:, n:] = -np.tile(np.eye(n_ops), (n_cuts, 1))
-  rooms = np.zeros((n_memories, n + n_ops))
-  for memory in range(n_memories):
-    rooms[memory, memory:n:n_memories] = limits.weight_B[:, memory]
-  unit_B = np.maximum(limits.room_B, 1.0)
-  whole = np.zeros((n_groups, n + n_ops))
-  for group in range(n_groups):
-    whole[group, group * n_memories : (group + 1) * n_memories] = 1.0
   result = optimize.linprog(
-    np.concatenate([np.zeros(n), np.ones(n_ops)]),
-    A_ub=np.concatenate([planes, rooms / unit_B[:, None]]),
-    b_ub=np.concatenate(
-      [-offsets.ravel(), (1 - _SPARE) * limits.room_B / unit_B]
-    ),
-    A_eq=whole,
+    rows.cost,
+    A_ub=np.concatenate([rows.planes, rows.rooms]),
+    b_ub=np.append(rows.plane_limits, np.full(n_memories, 1.0 - _SPARE)),
+    A_eq=rows.whole,
     b_eq=np.ones(n_groups),
     bounds=[(0.0, 1.0)] * n + [(0.0, None)] * n_ops,
     method='highs',
@@ -178,14 +229,15 @@ def _relax(cuts, limits: Limits, scale: float):
   if not result.success:
     return None
   placement = _cleaned(result.x[:n].reshape(n_groups, n_memories))
-  multipliers = np.maximum(-result.ineqlin.marginals, 0.0)
-  on_cuts = multipliers[: n_cuts * n_ops].reshape(n_cuts, n_ops)
-  prices = multipliers[n_cuts * n_ops :] / unit_B
-  bound = _dual_bound(offsets, slopes, on_cuts, prices, limits)
-  return placement, scale * bound, scale * prices
+  multipliers = np.maximum(-result.ineqlin.marginals, 0.0) * scale
+  on_cuts = multipliers[: n_cuts * n_ops].reshape(n_cuts, n_ops) / scale
+  prices = multipliers[n_cuts * n_ops :] / np.maximum(limits.room_B, 1.0)
+  return placement, _dual_bound(planes, on_cuts, prices, limits), prices
 
 
-def _dual_bound(offsets, slopes, on_cuts, prices, limits: Limits) -> float:
+def _dual_bound(
+  planes: Planes, on_cuts: np.ndarray, prices: np.ndarray, limits: Limits
+) -> float:
   """Weak duality: a bound from any non-negative multipliers.
 
   For multipliers u of the planes with sum at most one per operation (each
@@ -196,9 +248,9 @@ def _dual_bound(offsets, slopes, on_cuts, prices, limits: Limits) -> float:
   whose least value over the simplices is taken group by group.
   """
   on_cuts = on_cuts / np.maximum(on_cuts.sum(0), 1.0)
-  per_share = np.einsum('ko,kogm->gm', on_cuts, slopes)
+  per_share = np.einsum('ko,kogm->gm', on_cuts, planes.slopes)
   per_share = per_share + limits.weight_B * prices
-  constant = (on_cuts * offsets).sum() - (prices * limits.room_B).sum()
+  constant = (on_cuts * planes.offsets).sum() - (prices * limits.room_B).sum()
   return float(constant + per_share.min(1).sum())
 
 

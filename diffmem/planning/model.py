@@ -4,6 +4,7 @@ The workload, its phase and the machine are static, so a second plan of the
 same workload compiles nothing.
 """
 
+import concurrent.futures
 import functools
 from typing import NamedTuple
 
@@ -132,6 +133,33 @@ def _start(system, job, choices):
   lowered = lower(job, choices)
   room_B = greedy_lib.capacities_B(system, job.machine)
   return lowered, greedy_lib.place(system, lowered), room_B
+
+
+def compile_together(
+  system: System, job: Job, choices: Choices, chips: int
+) -> None:
+  """Compiles the programs below at the same time, in threads.
+
+  XLA leaves the interpreter's lock while it compiles, so that two cores take
+  half the time. x64 is set in each thread: it does not inherit it.
+  """
+  with jax.enable_x64(True):
+    started = start(system, job, choices)
+  lowered, near = started.lowered, np.zeros_like(started.greedy.placement)
+  near[:, 0] = 1.0
+
+  def bound():
+    with jax.enable_x64(True):
+      cut(system, lowered, near, job.objective)
+
+  def report():
+    with jax.enable_x64(True):
+      figures(system, lowered, near[None], job.objective, chips)
+      slopes(system, lowered, near)
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    for future in [pool.submit(bound), pool.submit(report)]:
+      future.result()
 
 
 class Cut(NamedTuple):

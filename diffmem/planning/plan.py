@@ -102,6 +102,8 @@ def make_plan(
   swept = sweep_lib.sweep(system, job, space, keep, on_progress)
   if not np.isfinite(swept.value).any():
     return refusal.of_memory(system, job, request, space, swept, began)
+  first = space.at(np.argsort(swept.value)[:1])
+  model.compile_together(system, job, first, chips)
   with jax.enable_x64(True):
     solved = _solve(system, job, space, swept, keep, top)
     answer = summary.answer(
@@ -117,7 +119,7 @@ def make_plan(
       configurations=len(space),
       seconds=time.monotonic() - began,
       feasible=int((swept.overflow_B <= 0).sum()),
-      placed=sum(s.solution.cuts > 1 for s in solved),
+      placed=sum(len(s.solution.planes.offsets) > 1 for s in solved),
       certified_gap=_space_gap(swept, solved),
     ),
     **answer,

@@ -49,8 +49,9 @@ class Plan:
     placement: group -> memory -> share.
     predicted: `step_time_s`, `tokens_per_s`, `energy_per_token_J`,
       `cost_per_token_usd` (None without a price), `memory_bytes` by memory,
-      `device_power_W`, `model_FLOPps_per_chip` and its share of the engine's
-      rate, `engine_use`.
+      `group_memory_bytes` by memory and tensor group, `device_power_W`,
+      `model_FLOPps_per_chip` and its share of the engine's rate,
+      `engine_use`.
     interval90: 5 % and 95 % quantile of the first four over the fit's
       ensemble; None where nothing was fitted.
     certified_gap: no placement of this mesh in fractions is better than the

@@ -1,104 +1,97 @@
-"""Rounding a placement to whole pieces, with repair.
+"""Rounding a placement to whole pieces.
 
-A group consists of `units` pieces (layers; an embedding table is one). Pieces
-are first dealt out by largest remainder where there is room, then moved one by
-one or exchanged in pairs, always the best of all moves as the model sees them,
-until none improves. The capacities hold throughout.
+A group consists of `units` pieces (layers; an embedding table is one). The
+planes that bound the objective from below (`diffmem.planning.cutting_planes`)
+hold for whole pieces too, so the same programme with integer variables gives
+the best whole placement as the planes see it; its value adds a plane, and so
+on: outer approximation (Duran and Grossmann, Math. Program. 36, 1986). HiGHS
+solves the programmes by branch and bound. Where it finds no whole placement
+within the capacities, none exists.
 """
 
-import itertools
-
 import numpy as np
+from scipy import optimize
 
-from diffmem.planning import model
-from diffmem.planning.cutting_planes import Limits
+from diffmem.planning import cutting_planes, model
+from diffmem.planning.cutting_planes import Limits, Planes
 from diffmem.planning.objective import Objective
 from diffmem.system import System
 from diffmem.workloads import Lowered
 
-_MOST_ROUNDS = 40
+_MOST_ROUNDS = 8
+_GAP = 1e-3
+_SECONDS = 2.0  # for one programme; the best found by then is taken
 
 
 def round_placement(
   system: System,
   lowered: Lowered,
   limits: Limits,
-  placement: np.ndarray,
+  solution: cutting_planes.Solution,
   objective: Objective,
-  chips: int,
 ) -> tuple[np.ndarray, float] | None:
-  """The best placement in whole pieces near a fractional one.
+  """The best placement in whole pieces.
 
   Args:
     system: the machine, numpy float64 leaves; x64 enabled.
     lowered: one plan, without plan axis.
     limits: its capacity rows.
-    placement: shares [group, memory] within the limits.
+    solution: the optimum in fractions.
     objective: what is minimised.
-    chips: devices of the mesh.
 
   Returns:
-    the placement and its value; None where whole pieces find no room.
+    the placement [group, memory] and its value; None where whole pieces find
+    no room.
   """
-  units = np.maximum(np.round(np.asarray(lowered.units)), 1.0)
-  pieces = _deal(placement, units, limits)
-  if pieces is None:
-    return None
-
-  def values(tries):
-    shares = np.stack([t / units[:, None] for t in tries])
-    return model.figures(system, lowered, shares, objective, chips).value
-
-  value = float(values([pieces])[0])
+  units = np.maximum(np.round(lowered.units), 1.0)
+  pieces = solution.placement * units[:, None]
+  if np.allclose(pieces, np.round(pieces), rtol=0.0, atol=1e-9):
+    return np.round(pieces) / units[:, None], solution.value
+  planes, best, value, seen = solution.planes, None, np.inf, set()
   for _ in range(_MOST_ROUNDS):
-    tries = _moves(pieces, units, limits)
-    if not tries:
+    found = _whole_programme(planes, units, limits, solution.value)
+    if found is None:
       break
-    found = values(tries)
-    best = int(np.argmin(found))
-    if found[best] >= value * (1.0 - 1e-12):
+    pieces, bound = found
+    if pieces.tobytes() in seen:
       break
-    pieces, value = tries[best], float(found[best])
-  return pieces / units[:, None], value
+    seen.add(pieces.tobytes())
+    share = pieces / units[:, None]
+    cut = model.cut(system, lowered, share, objective)
+    if cut.value < value:
+      best, value = share, float(cut.value)
+    if bound >= value * (1.0 - _GAP):
+      break
+    planes = planes.with_cut(cut, share)
+  return None if best is None else (best, value)
 
 
-def _deal(placement, units, limits: Limits) -> np.ndarray | None:
-  """Whole pieces by largest remainder, else where there is room."""
-  exact = placement * units[:, None]
-  pieces = np.floor(exact + 1e-9)
-  piece_B = limits.weight_B / units[:, None]
-  largest_first = np.argsort(-piece_B.max(1))
-  for group in largest_first:
-    for _ in range(round(units[group] - pieces[group].sum())):
-      room_B = limits.room_B - limits.used_B(pieces / units[:, None])
-      fits = np.flatnonzero(piece_B[group] <= room_B * (1 + 1e-9) + 1e-9)
-      if not len(fits):
-        return None
-      remainder = exact[group] - pieces[group]
-      memory = max(fits, key=lambda m, r=remainder: (round(r[m], 9), -m))
-      pieces[group, memory] += 1.0
-  whole = limits.holds(pieces / units[:, None])
-  return pieces if whole else None
-
-
-def _moves(pieces, units, limits: Limits) -> list[np.ndarray]:
-  """All single moves and exchanges of two that keep the limits."""
-  n_groups, n_memories = pieces.shape
-  pairs = list(itertools.permutations(range(n_memories), 2))
-  singles = [
-    (g, a, b) for g in range(n_groups) for a, b in pairs if pieces[g, a] >= 1.0
-  ]
-  exchanges = [
-    (one, two)
-    for one, two in itertools.combinations(singles, 2)
-    if one[0] != two[0] and one[1] == two[2] and one[2] == two[1]
-  ]
-  found = []
-  for move in [*((s,) for s in singles), *exchanges]:
-    moved = pieces.copy()
-    for group, source, target in move:
-      moved[group, source] -= 1.0
-      moved[group, target] += 1.0
-    if limits.holds(moved / units[:, None]):
-      found.append(moved)
-  return found
+def _whole_programme(
+  planes: Planes, units: np.ndarray, limits: Limits, scale: float
+) -> tuple[np.ndarray, float] | None:
+  """The programme in whole pieces: the pieces, and a bound of the value."""
+  rows = cutting_planes.rows_of(planes, limits, scale)
+  n_groups, n_memories = limits.weight_B.shape
+  n_ops = rows.planes.shape[1] - n_groups * n_memories
+  per_piece = np.ones(rows.planes.shape[1])
+  per_piece[: n_groups * n_memories] = 1.0 / np.repeat(units, n_memories)
+  result = optimize.milp(
+    rows.cost,
+    integrality=np.repeat([1, 0], [n_groups * n_memories, n_ops]),
+    bounds=optimize.Bounds(
+      0.0, np.append(np.repeat(units, n_memories), np.full(n_ops, np.inf))
+    ),
+    constraints=[
+      optimize.LinearConstraint(rows.planes * per_piece, ub=rows.plane_limits),
+      optimize.LinearConstraint(rows.rooms * per_piece, ub=1.0),
+      optimize.LinearConstraint(rows.whole * per_piece, lb=1.0, ub=1.0),
+    ],
+    options={'time_limit': _SECONDS, 'mip_rel_gap': _GAP / 2},
+  )
+  if result.x is None:
+    return None
+  pieces = np.round(result.x[: n_groups * n_memories])
+  pieces = pieces.reshape(n_groups, n_memories)
+  if not limits.holds(pieces / units[:, None], tolerance=1e-6):
+    return None
+  return pieces, scale * float(result.mip_dual_bound)

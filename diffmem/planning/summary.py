@@ -117,7 +117,7 @@ def _place(found: Found, solved: Solved, chips: int) -> _Placed:
   limits = cutting_planes.limits_of(started.lowered, started.room_B)
   placement, loss = solved.solution.placement, None
   rounded = rounding.round_placement(
-    system, started.lowered, limits, placement, job.objective, chips
+    system, started.lowered, limits, solved.solution, job.objective
   )
   if rounded:
     placement, value = rounded
@@ -155,12 +155,10 @@ def _predicted(found: Found, placed: _Placed, chips: int, usd) -> dict:
   outcome = {
     k: float(v[0]) for k, v in placed.figures.outcome._asdict().items()
   }
-  lowered, share = placed.lowered, placed.placement
-  used_B = (lowered.size_B[:, None] * share).sum(0)
-  used_B[0] += lowered.fixed_B + (lowered.fetch_B * (1.0 - share[:, 0])).sum()
+  lowered = placed.lowered
+  by_group = _group_memory(placed, found.job.machine.memories)
   rate_FLOPps = float(lowered.model_flops) / outcome['step_time_s'] / chips
   engine = found.system.engine(found.job.machine.engine)
-  memories = found.job.machine.memories
   return {
     'step_time_s': outcome['step_time_s'],
     'tokens_per_s': outcome['tokens_per_s'],
@@ -168,11 +166,27 @@ def _predicted(found: Found, placed: _Placed, chips: int, usd) -> dict:
     'cost_per_token_usd': cost_per_token_usd(
       outcome['tokens_per_s'], chips, usd
     ),
-    'memory_bytes': dict(zip(memories, used_B.tolist(), strict=True)),
+    'memory_bytes': {m: sum(by_group[m].values()) for m in by_group},
+    'group_memory_bytes': by_group,
     'device_power_W': outcome['device_power_W'],
     'model_FLOPps_per_chip': rate_FLOPps,
     'engine_use': rate_FLOPps / float(engine.rate_FLOPps),
   }
+
+
+def _group_memory(placed: _Placed, memories) -> dict[str, dict[str, float]]:
+  """Bytes of a device by memory and tensor group, buffers included."""
+  lowered, share = placed.lowered, placed.placement
+  table = {
+    memory: dict(
+      zip(lowered.groups, (lowered.size_B * share[:, i]).tolist(), strict=True)
+    )
+    for i, memory in enumerate(memories)
+  }
+  nearest = table[memories[0]]
+  nearest['activations'] = float(lowered.fixed_B)
+  nearest['fetch_buffers'] = float((lowered.fetch_B * (1 - share[:, 0])).sum())
+  return table
 
 
 def _breakdown(system: System, placed: _Placed) -> Breakdown:

@@ -5,6 +5,9 @@ network nor script. Figures are specs first (`figure`) and drawn later
 (`plot`, `bars`), so new sections bring data, not drawing.
 """
 
+from diffmem.report.answers import machine_part as machine_part
+from diffmem.report.answers import plan_part as plan_part
+from diffmem.report.answers import provenance as provenance
 from diffmem.report.data import Curve as Curve
 from diffmem.report.data import CurveSet as CurveSet
 from diffmem.report.data import Disk as Disk
@@ -17,6 +20,8 @@ from diffmem.report.data import Provenance as Provenance
 from diffmem.report.data import ReportData as ReportData
 from diffmem.report.data import Roofline as Roofline
 from diffmem.report.data import RoofPoint as RoofPoint
+from diffmem.report.measured import measured_parts as measured_parts
+from diffmem.report.measured import program_rows as program_rows
 from diffmem.report.parameters import parameters_of as parameters_of
 from diffmem.report.spine import render_report as render_report
 from diffmem.report.spine import write_report as write_report

@@ -218,17 +218,18 @@ def _loaded_curve(s, everything, answer, held_out, at):
   ascending = np.maximum.accumulate(x) == x
   at, x = at[ascending], x[ascending]
   line = data.Fit(x, answer.value[at], answer.lo[at], answer.hi[at])
-  curve = _points(
-    s, everything, answer, held_out, bandwidth, 'latency_s', line
-  )
+  curve = _points(s, everything, answer, held_out, bandwidth, 'latency_s', line)
   order = np.argsort(curve.x)
-  yield s.group, dataclasses.replace(
-    curve,
-    **{
-      f.name: getattr(curve, f.name)[order]
-      for f in dataclasses.fields(curve)
-      if isinstance(getattr(curve, f.name), np.ndarray)
-    },
+  yield (
+    s.group,
+    dataclasses.replace(
+      curve,
+      **{
+        f.name: getattr(curve, f.name)[order]
+        for f in dataclasses.fields(curve)
+        if isinstance(getattr(curve, f.name), np.ndarray)
+      },
+    ),
   )
 
 
@@ -242,13 +243,16 @@ def _disk_curve(s, everything, answer, held_out, at):
   yield 'disk bandwidth', curve
   # Latency is the same measurement by Little's law.
   n, m = in_flight[s.rows], in_flight[at]
-  yield 'disk latency', dataclasses.replace(
-    curve,
-    measured=n / curve.measured,
-    fitted=n / curve.fitted,
-    lo=n / curve.hi,
-    hi=n / curve.lo,
-    line=data.Fit(line.x, m / line.y, m / line.hi, m / line.lo),
+  yield (
+    'disk latency',
+    dataclasses.replace(
+      curve,
+      measured=n / curve.measured,
+      fitted=n / curve.fitted,
+      lo=n / curve.hi,
+      hi=n / curve.lo,
+      line=data.Fit(line.x, m / line.y, m / line.hi, m / line.lo),
+    ),
   )
 
 
@@ -282,9 +286,7 @@ def _assemble(curves: dict, marks: dict[str, float]) -> dict[str, Any]:
   disk = data.Disk(one('disk bandwidth'), one('disk latency'))
   return {
     'latency': one('latency', lines=marks),
-    'bandwidth': [
-      one(op, op, marks) for op in _BANDWIDTH_OPS if op in curves
-    ],
+    'bandwidth': [one(op, op, marks) for op in _BANDWIDTH_OPS if op in curves],
     'loaded_latency': one('loaded'),
     'disk': disk if disk.bandwidth else None,
   }

@@ -31,6 +31,8 @@ def cpu_system(
   name: str = 'cpu',
   cache_B: Sequence[float] = _CACHES_B,
   private: Sequence[bool] = _PRIVATE,
+  dram_B: float = 64e9,
+  disk_B: float = 1e12,
 ) -> FittedSystem:
   """A CPU that nobody has measured yet.
 
@@ -38,10 +40,13 @@ def cpu_system(
     name: the system's name.
     cache_B: data cache sizes, inner first [B].
     private: whether each serves one core alone.
+    dram_B: main memory [B].
+    disk_B: room on the disk [B].
 
   Returns:
-    A system with tiers 'L1', 'L2', ..., 'DRAM' and 'disk', and engines
-    'matrix:float32' and 'vector:float32', all of it prior.
+    A system with tiers 'L1', 'L2', ..., 'DRAM' and 'disk', a network
+    'Ethernet', and engines 'matrix:float32' and 'vector:float32', all of it
+    prior.
   """
   tiers = []
   for level, (size, alone) in enumerate(zip(cache_B, private, strict=True)):
@@ -63,10 +68,15 @@ def cpu_system(
       )
     )
   tiers += [
-    Tier.of('DRAM', latency_s=100e-9, read_Bps=40e9, capacity_B=64e9),
+    Tier.of('DRAM', latency_s=100e-9, read_Bps=40e9, capacity_B=dram_B),
     Tier.of(
-      'disk', latency_s=100e-6, read_Bps=2e9, granule_B=4096.0, capacity_B=1e12,
-      queue_p=2.0,
+      'disk', latency_s=100e-6, read_Bps=2e9, granule_B=4096.0,
+      capacity_B=disk_B, queue_p=2.0,
+    ),
+    # What a rented server has today: one 25 Gb/s port, TCP latency.
+    Tier.of(
+      'Ethernet', link=True, span=4096, duplex=Duplex.FULL, latency_s=30e-6,
+      read_Bps=25e9 / 8, queue_p=1.0,
     ),
   ]  # fmt: skip
   engines = [

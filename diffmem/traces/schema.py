@@ -86,7 +86,7 @@ COLUMNS = (
   _count('inter_size', 'width of an expert', 1),
   _count('num_experts', 'experts', 1),
   _count('topk', 'experts per token', 1),
-  _number('routing_skew', '1', 0, 10, 'exponent of the load of experts; 0: even'),
+  _number('routing_skew', '1', 0, 10, 'exponent of the experts load; 0: even'),
   _count('gated', 'whether an expert has a gate matrix: 1 or 0', 0, 1),
   # How the work is spread over devices; time_s and power_W are of one device.
   _count('tensor_shards', 'devices that share a matrix', 1),
@@ -96,7 +96,7 @@ COLUMNS = (
   _count('ranks_per_node', 'ranks of a collective in one node', 1),
   _count('sms', 'SMs that move the message', 1),
   # What was observed: one of them at least.
-  _number('time_s', 's', 1e-12, 1e8, 'wall time, median over repeats'),
+  _number('time_s', 's', 1e-12, 1e8, 'wall time, robust over repeats'),
   _number('cpu_time_s', 's', 1e-12, 1e8, 'thread CPU time, mean over threads'),
   _number('bandwidth_Bps', 'B/s', 1, 1e14, 'bytes read and written over time'),
   _number('latency_s', 's', 1e-11, 1e4, 'time of one access'),
@@ -130,7 +130,7 @@ OPS = {
   'gemm': 'matrix product',
   'gemm_chain': 'matrix products that feed each other, one launch',
   'reduce': 'sum over an array',
-  'stream_reduce': 'sum of squares over an array',
+  'stream_reduce': 'largest element of an array',
   'cast': 'streaming change of number format',
   'prefill_attention': 'attention over a prompt',
   'decode_attention': 'attention of one new token over a cache',

@@ -57,17 +57,21 @@ def moe() -> Transformer:
 def make_instance(system):
   """Random plans of two operations and three groups, as the solver sees one."""
 
-  def make(seed: int, units: float = 3.0):
+  def make(seed: int):
     rng = np.random.default_rng(seed)
     names = ('weights', 'states', 'cache')
     size_B = dict(zip(names, rng.uniform(1e9, 6e9, 3), strict=True))
 
     def moved(low, high):
-      return {g: b * rng.uniform(low, high) for g, b in size_B.items()}
+      # Some groups rest in some operations.
+      return {
+        g: b * rng.uniform(low, high) * rng.integers(2)
+        for g, b in size_B.items()
+      }
 
     operations = [
       lowered.Operation(
-        'work', flops=rng.uniform(0.1, 40) * 1e12,
+        'work', flops=rng.uniform(0.1, 100) * 1e12,
         near_read_B=rng.uniform(0, 40e9), near_write_B=rng.uniform(0, 20e9),
         group_read_B=moved(0, 4), group_write_B=moved(0, 1), phases=20.0,
       ),
@@ -79,7 +83,7 @@ def make_instance(system):
     made = lowered.assemble(
       operations, names, machine_of(system, 1), (), size_B=size_B,
       fetch_B={'weights': 0.1 * size_B['weights']},
-      units=dict.fromkeys(names, units), fixed_B=1e8, tokens=1e4,
+      units=dict.fromkeys(names, 3.0), fixed_B=1e8, tokens=1e4,
       model_flops=1e12,
     )  # fmt: skip
     import jax

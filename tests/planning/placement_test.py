@@ -161,9 +161,7 @@ def test_rounding_against_all_whole_placements(system, make_instance, seed):
   whole = np.array(list(itertools.product(one, repeat=3)))
   whole = whole[limits.holds(whole)]
   least = _values(system, lowered, whole).min()
-  rounded = rounding.round_placement(
-    system, lowered, limits, solution.placement, TIME, 1
-  )
+  rounded = rounding.round_placement(system, lowered, limits, solution, TIME)
   placement, value = rounded
   assert limits.holds(placement)
   np.testing.assert_allclose(placement * 3, np.round(placement * 3))
@@ -176,9 +174,16 @@ def test_rounding_against_all_whole_placements(system, make_instance, seed):
 
 def test_no_room_for_whole_pieces(system, make_instance):
   lowered = make_instance(1)
-  tight_B = lowered.size_B.sum() * np.array([0.52, 0.33, 0.19])
-  limits = cutting_planes.limits_of(lowered, tight_B)._replace(room_B=tight_B)
-  share = np.full((3, 3), 1 / 3)
+  # All rooms together hold the groups, but none takes two thirds of the last.
+  room_B = lowered.size_B.sum() * np.array([0.55, 0.3, 0.2]) + 1.1e9
+  limits, _, solution = _solved(system, lowered, room_B)
+  piece_B = limits.weight_B / 3
+  one = _simplex(3, 3)
+  whole = np.array(list(itertools.product(one, repeat=3)))
+  fits = limits.holds(whole).any()
+  found = rounding.round_placement(system, lowered, limits, solution, TIME)
+  assert (found is not None) == fits
+  tight = limits._replace(room_B=0.99 * piece_B.min(0))
   assert (
-    rounding.round_placement(system, lowered, limits, share, TIME, 1) is None
+    rounding.round_placement(system, lowered, tight, solution, TIME) is None
   )

@@ -10,6 +10,9 @@ Rows are dicts with the columns of the trace schema, SI units.
 from diffmem.traces.collect.machine import Machine as Machine
 from diffmem.traces.collect.machine import describe as describe
 from diffmem.traces.collect.programs import (
+  is_demonstration as is_demonstration,
+)
+from diffmem.traces.collect.programs import (
   jax_program_probes as jax_program_probes,
 )
 from diffmem.traces.collect.runner import Failure as Failure

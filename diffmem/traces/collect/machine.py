@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import platform
+import shutil
 
 KIB = 1024
 MIB = 1024**2
@@ -29,6 +30,8 @@ class Machine:
     cache_bytes: Data cache sizes, nearest first.
     private: Whether each of them serves one CPU alone.
     available_bytes: Main memory that can be taken without swapping.
+    memory_bytes: Main memory in all.
+    disk_bytes: Room left on the disk of the current folder.
     huge_pages: Whether `madvise` can give huge pages.
     cpu_model: Name and features of the CPU; a key for compiled code.
   """
@@ -37,8 +40,18 @@ class Machine:
   cache_bytes: tuple[int, ...]
   private: tuple[bool, ...]
   available_bytes: int
+  memory_bytes: int
+  disk_bytes: int
   huge_pages: bool
   cpu_model: str
+
+  @property
+  def processor(self) -> str:
+    """Name of the CPU, such as 'Intel(R) Xeon(R) Processor @ 2.50GHz'."""
+    for line in self.cpu_model.splitlines():
+      if line.startswith('model name'):
+        return line.partition(':')[2].strip()
+    return self.cpu_model.splitlines()[0]
 
   @property
   def last_cache_bytes(self) -> int:
@@ -63,7 +76,9 @@ def describe() -> Machine:
     cpus=allowed_cpus(),
     cache_bytes=tuple(size for size, _ in caches),
     private=tuple(alone for _, alone in caches),
-    available_bytes=_available_bytes(),
+    available_bytes=_meminfo('MemAvailable'),
+    memory_bytes=_meminfo('MemTotal'),
+    disk_bytes=shutil.disk_usage(os.getcwd()).free,
     huge_pages=_huge_pages(),
     cpu_model=_cpu_model(),
   )
@@ -124,10 +139,10 @@ def parse_size(text: str) -> int:
   return int(text)
 
 
-def _available_bytes() -> int:
+def _meminfo(key: str) -> int:
   try:
     for line in (_PROC / 'meminfo').read_text().splitlines():
-      if line.startswith('MemAvailable:'):
+      if line.startswith(f'{key}:'):
         return int(line.split()[1]) * KIB
   except (OSError, ValueError, IndexError):
     pass

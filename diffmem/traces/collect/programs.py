@@ -112,6 +112,11 @@ def jax_program_probes(
   return [*chains, *sums][::step]
 
 
+def is_demonstration(traces: Any) -> np.ndarray:
+  """Mask of the rows of `jax_program_probes`: never to be fitted [row]."""
+  return np.isin(traces['op'], ('gemm_chain', 'stream_reduce'))
+
+
 def _sum_sizes(
   machine: machine_lib.Machine, smallest: int, ratio: float
 ) -> list[int]:

@@ -1,4 +1,4 @@
-"""What every reader shares: its options, and the account of what it left out."""
+"""What every reader shares: options, and the account of what it left out."""
 
 import collections
 import dataclasses

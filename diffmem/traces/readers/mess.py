@@ -33,7 +33,7 @@ _CURVE = re.compile(r'bwlat_(\d+(?:\.\d+)?)\.txt$')
 _NOT_NEEDED = (
   'read_fraction_est', 'read_fraction_basis', 'latency_ns_uncorrected',
   'kernel_read_pct', 'n_bw', 'cpu_GHz', 'peak_GBps_nominal', 'source_path',
-  'cpu_GHz_used', 'point_index', 'latency_cycles', 'freq_note',
+  'pause', 'cpu_GHz_used', 'point_index', 'latency_cycles', 'freq_note',
 )  # fmt: skip
 
 
@@ -88,6 +88,7 @@ def _read_table(path: pathlib.Path, options: Options) -> Imported:
   technology = table.texts('memory_technology', '')
   origin = table.texts('origin', '')
   in_flight = bandwidth * latency
+  keep &= ledger.keep(keep & (in_flight < 1), 'less than a byte in flight')
   spread = _relative_std(table, bandwidth, latency)
   repeats = table.numbers('n_lat', low=1, nullable=True)
   ledger.add_columns(
@@ -157,7 +158,7 @@ def _read_curve(path: pathlib.Path, options: Options) -> Imported:
     raise errors.TraceError(
       path,
       column='latency',
-      expected='the clock that its cycles count: give --clock, such as 2.1GHz',
+      expected='the clock that its cycles count: give --clock_GHz',
     )
   fraction = float(match[1]) / 100
   ledger = Ledger(path, options)
@@ -170,8 +171,8 @@ def _read_curve(path: pathlib.Path, options: Options) -> Imported:
       )  # fmt: skip
     bandwidth = 1e6 * text.number(path, line, 'bandwidth', cells[0])
     latency = text.number(path, line, 'latency', cells[1]) / options.clock_Hz
-    if bandwidth < 1 or latency <= 0:
-      ledger.skip(line, 'no bandwidth or no latency')
+    if bandwidth * latency < 1:
+      ledger.skip(line, 'less than a byte in flight')
       continue
     ledger.add(line, **mess_perf.point(ledger, fraction, bandwidth, latency))
   ledger.remark('the percentage in the name is taken as reads in the traffic')

@@ -143,6 +143,8 @@ class Table:
     return self._columns[name]
 
   def _parsed(self, name: str, values: list[Any], unit: str) -> np.ndarray:
+    if all(type(value) in (int, float) for value in values):
+      return np.array(values, float)
     numbers = np.full(len(values), np.nan)
     for i, value in enumerate(values):
       if value is None or value == '':

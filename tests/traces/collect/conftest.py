@@ -25,6 +25,8 @@ def machine():
     cache_bytes=(32 * 1024, MIB, 8 * MIB),
     private=(True, True, False),
     available_bytes=1024 * MIB,
+    memory_bytes=2048 * MIB,
+    disk_bytes=10_000 * MIB,
     huge_pages=False,
     cpu_model='test',
   )

@@ -1,0 +1,92 @@
+"""Readers of the files that people already have, into our trace schema.
+
+Every reader has one interface: a path and `Options` in, `Imported` out, which
+holds the traces and an account of what could not be used. `read` adds the
+checks that all of them share.
+
+  >>> from diffmem.traces import readers
+  >>> sorted(readers.FORMATS)[:3]
+  ['collectives', 'fio', 'gpu_kernels']
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Protocol
+
+from diffmem import errors
+from diffmem.traces.readers import (
+  collectives,
+  fio,
+  gpu_kernels,
+  mess,
+  ml_energy,
+  mlc,
+  nvbandwidth,
+  roofline_power,
+  stream,
+  xplane,
+)
+from diffmem.traces.readers.ledger import Imported as Imported
+from diffmem.traces.readers.ledger import Options as Options
+from diffmem.traces.readers.ledger import Skipped as Skipped
+
+
+class Reader(Protocol):
+  """Reads one format.
+
+  Raises:
+    TraceError: names file, row, column, value and what was expected.
+  """
+
+  def __call__(self, path: pathlib.Path, options: Options) -> Imported:
+    """Reads a file, or a folder where the format has folders."""
+
+
+FORMATS: Mapping[str, Reader] = {
+  'mess': mess.read,
+  'gpu_kernels': gpu_kernels.read,
+  'collectives': collectives.read,
+  'fio': fio.read,
+  'mlc': mlc.read,
+  'nvbandwidth': nvbandwidth.read,
+  'stream': stream.read,
+  'roofline_power': roofline_power.read,
+  'ml_energy': ml_energy.read,
+  'xplane': xplane.read,
+}
+_NO_OPTIONS = Options()
+_WITH_FOLDERS = frozenset({'mess', 'gpu_kernels', 'xplane'})
+
+
+def read(
+  path: str | os.PathLike, format: str, options: Options = _NO_OPTIONS
+) -> Imported:
+  """Reads a file of another tool.
+
+  Args:
+    path: a file; a folder for mess, gpu_kernels and xplane.
+    format: a name of `FORMATS`.
+    options: what the file does not say of itself.
+
+  Returns:
+    The traces, and what was left out with its reasons.
+
+  Raises:
+    TraceError: names file, row, column, value and what was expected.
+  """
+  path = pathlib.Path(path)
+  if format not in FORMATS:
+    raise errors.TraceError(
+      path,
+      column='format',
+      value=format,
+      expected=f'one of {", ".join(FORMATS)}',
+    )
+  if path.is_dir() and format not in _WITH_FOLDERS:
+    raise errors.TraceError(path, expected='a file; this is a folder')
+  if not path.exists():
+    raise errors.TraceError(path, expected='a file; there is none')
+  if path.is_file() and path.stat().st_size == 0:
+    raise errors.TraceError(path, expected=f'a {format} file; it is empty')
+  return FORMATS[format](path, options)

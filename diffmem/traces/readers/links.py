@@ -1,0 +1,211 @@
+"""Tables of host links and remote memories, four layouts told apart by columns.
+
+- nvbandwidth results: `device`, `test`, `row`, `col`, `GBps` (ns for latency
+  tests), `buffer_bytes`.
+- Copy sweeps between host and device: `device`, `mode` (h2d_pinned,
+  d2h_pageable, ...), `transfer_bytes`, `GBps` with three decimals: rates below
+  0.01 GB/s are mostly rounding and are skipped.
+- A matrix of processors and memories: `processor`, `memory`, `op` (read, write,
+  pointer_chase), `metric` with its unit at the end, `value`, `system`.
+- Triads over CUDA managed memory: `device`, `buffer_MB` (2^20 B), `GBps`.
+"""
+
+import pathlib
+
+import numpy as np
+
+from diffmem import errors
+from diffmem.traces.readers import tables
+from diffmem.traces.readers.ledger import Imported, Ledger, Options
+
+# nvbandwidth's --bufferSize, unless its output says another.
+_DEFAULT_BUFFER_B = 512 * 2.0**20
+# How the name of a test starts -> tier of the far end, direction from there.
+_TESTS = (
+  ('host_to_device', 'DRAM', 'read'),
+  ('device_to_host', 'DRAM', 'write'),
+  ('device_local', 'HBM', 'both'),
+  ('device_to_device', 'NVLink', 'read'),
+)
+_LEAST_GBps = 0.01
+_MIB = 2.0**20
+_BUFFER_B = 8 * 2.0**30  # 'bandwidth_8GiB_GBps'
+
+
+def read(path: pathlib.Path, options: Options) -> Imported:
+  """Reads one of the four tables.
+
+  Raises:
+    TraceError: other columns, or a value that makes no sense.
+  """
+  table = tables.read(path)
+  ledger = Ledger(path, options)
+  table.use('source_path')
+  for column, layout in _LAYOUTS.items():
+    if column in table:
+      layout(table, ledger)
+      break
+  else:
+    raise errors.TraceError(
+      path,
+      value=', '.join(table.names)[:80],
+      expected=f'one of the columns {", ".join(_LAYOUTS)}',
+    )
+  if table.unused():
+    ledger.remark(f'columns without use: {", ".join(table.unused())}')
+  return ledger.done()
+
+
+def add_test(
+  ledger: Ledger, row, system, test: str, cell: str, value: float,
+  buffer_B: float | None = None, is_total: bool = False,
+) -> None:  # fmt: skip
+  """One cell of a matrix of nvbandwidth; see there.
+
+  Args:
+    ledger: of the file.
+    row: line or row of the file.
+    system: name of the machine.
+    test: name of the test, as nvbandwidth has it.
+    cell: which row and column of the matrix.
+    value: GB/s, or ns of a latency test.
+    buffer_B: size of the copy.
+    is_total: whether a bidirectional test gives both directions together.
+  """
+  if 'latency' in test:
+    tier = 'NVLink' if test.startswith('device_to_device') else 'DRAM'
+    ledger.add(
+      row, system=system, op='pointer_chase', tier=ledger.tier(tier),
+      latency_s=value * 1e-9, variant=test, source='nvbandwidth', note=cell,
+    )  # fmt: skip
+    return
+  kinds = [kind for kind in _TESTS if test.startswith(kind[0])]
+  if not kinds:
+    ledger.skip(row, f'{test}: several GPUs share what is measured')
+    return
+  _, tier, direction = kinds[0]
+  if 'write' in test:
+    direction = 'write'
+  notes = [cell]
+  rate = value * 1e9
+  if 'bidirectional' in test:
+    direction = 'both'
+    if not is_total:
+      rate *= 2
+      notes.append('the opposite direction is taken to be as fast')
+  elif direction == 'both':
+    rate *= 2
+  if buffer_B is None:
+    buffer_B = _DEFAULT_BUFFER_B
+    notes.append('buffer of 512 MiB, the default')
+  ledger.add(
+    row,
+    system=system,
+    op='copy',
+    tier=ledger.tier(tier),
+    bytes_read=buffer_B if direction != 'write' else 0.0,
+    bytes_written=buffer_B if direction != 'read' else 0.0,
+    granule_bytes=buffer_B,
+    variant=test,
+    bandwidth_Bps=rate,
+    source='nvbandwidth',
+    note='; '.join(notes),
+  )
+
+
+def _nvbandwidth(table, ledger) -> None:
+  table.texts('source_repo', '')
+  devices = table.texts('device')
+  rows, columns = table.counts('row', 0), table.counts('col', 0)
+  values = table.positive('GBps', 'GB/s')
+  buffers = table.numbers('buffer_bytes', 'B', low=1, nullable=True)
+  for i, test in enumerate(table.texts('test')):
+    add_test(
+      ledger, i + 1, ledger.system(devices[i]), test,
+      f'row {rows[i]:.0f} column {columns[i]:.0f}', values[i],
+      None if np.isnan(buffers[i]) else buffers[i],
+    )  # fmt: skip
+
+
+def _copy_sweep(table, ledger) -> None:
+  devices, modes = table.texts('device'), table.texts('mode')
+  size = table.positive('transfer_bytes', 'B')
+  rate = table.numbers('GBps', 'GB/s') * 1e9
+  is_read = np.array([mode.startswith('h2d') for mode in modes])
+  is_write = np.array([mode.startswith('d2h') for mode in modes])
+  if not (is_read | is_write).all():
+    i = int(np.argmin(is_read | is_write))
+    raise table.refuse('mode', i, 'h2d_... or d2h_...')
+  keep = ledger.keep(
+    rate < _LEAST_GBps * 1e9, 'three decimals of GB/s are too few for the rate'
+  )
+  ledger.add_columns(
+    {
+      'system': [ledger.system(name) for name in devices],
+      'op': 'copy',
+      'tier': ledger.tier('DRAM'),
+      'bytes_read': np.where(is_read, size, 0.0),
+      'bytes_written': np.where(is_write, size, 0.0),
+      'granule_bytes': size,
+      'launches': 1,
+      'variant': modes,
+      'bandwidth_Bps': rate,
+      'source': table.texts('source_repo', ''),
+    },
+    np.flatnonzero(keep),
+  )
+
+
+def _memory_matrix(table, ledger) -> None:
+  processors, memories = table.texts('processor'), table.texts('memory')
+  systems, metrics = table.texts('system', ''), table.texts('metric')
+  values = table.positive('value')
+  sources = table.texts('source_repo', '')
+  for i, op in enumerate(table.texts('op')):
+    common = {
+      'system': ledger.system(f'{processors[i]} of {systems[i] or "a node"}'),
+      'tier': ledger.tier(memories[i]),
+      'source': sources[i],
+      'note': metrics[i],
+    }
+    if op == 'pointer_chase' and metrics[i].endswith('_ns'):
+      ledger.add(i + 1, op=op, latency_s=values[i] * 1e-9, **common)
+    elif op in ('read', 'write') and metrics[i].endswith('_GBps'):
+      ledger.add(
+        i + 1,
+        op='stream',
+        bytes_read=_BUFFER_B if op == 'read' else 0.0,
+        bytes_written=_BUFFER_B if op == 'write' else 0.0,
+        variant=op,
+        bandwidth_Bps=values[i] * 1e9,
+        **common,
+      )
+    else:
+      ledger.skip(i + 1, f'{op} as {metrics[i]}: reads or writes, unsaid')
+
+
+def _managed_triad(table, ledger) -> None:
+  table.use('time_ms', 'spread_pct')  # Rounded to 0.1 ms; the rate is not.
+  size = table.positive('buffer_MB', 'MiB') * _MIB
+  ledger.add_columns(
+    {
+      'system': [ledger.system(name) for name in table.texts('device')],
+      'op': 'triad',
+      'tier': ledger.tier(),
+      'bytes_read': size * 2 / 3,
+      'bytes_written': size / 3,
+      'working_set_bytes': size,
+      'variant': 'CUDA managed memory',
+      'bandwidth_Bps': table.positive('GBps', 'GB/s') * 1e9,
+      'source': table.texts('source_repo', ''),
+    }
+  )
+
+
+# A column that only this layout has -> what reads it.
+_LAYOUTS = {
+  'test': _nvbandwidth,
+  'transfer_bytes': _copy_sweep,
+  'processor': _memory_matrix,
+  'buffer_MB': _managed_triad,
+}
