@@ -26,7 +26,7 @@ test: env
 	$(BIN)/python -m pytest
 
 bench: env
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+	$(BIN)/python -m pytest benchmarks/*_benchmark.py -o addopts= --benchmark-only
 
 format: env
 	$(BIN)/ruff format .

@@ -1,8 +1,6 @@
 """Turns files of other tools into a trace.
 
-  python -m experiments.import_traces --format=mess \
-    --input=../shared/traces/memory/mess_measured_curves.parquet \
-    --out=runs/mess.parquet
+  python -m experiments.import_traces --format=mess --input=IN --out=TRACE
 
 Takes seconds. Prints how many rows came in, and every row that was left out
 with its reason. Formats: mess, gpu_kernels (a table, or a system's folder of

@@ -34,5 +34,4 @@ def capped_time_s(
     power_cap_W: the cap [W]; at least 2 % above the static power is assumed.
   """
   headroom_W = jnp.maximum(power_cap_W - static_W, 0.02 * power_cap_W)
-  parts = jnp.broadcast_arrays(free_time_s, dynamic_J / headroom_W)
-  return overlap.p_norm(jnp.stack(parts, -1), _CAP_P)
+  return overlap.pair_norm(free_time_s, dynamic_J / headroom_W, _CAP_P)

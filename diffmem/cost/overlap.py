@@ -36,3 +36,20 @@ def p_norm(
   total = jnp.where(any_positive, terms.sum(-1), 1.0)
   norm = jnp.exp(peak + jnp.log(total) / p)
   return jnp.where(any_positive, norm, 0.0)
+
+
+def pair_norm(
+  a_s: Float[ArrayLike, '...'],
+  b_s: Float[ArrayLike, '...'],
+  p: Float[ArrayLike, '...'],
+) -> Float[ArrayLike, '...']:
+  """The p-norm of two times: the same, in fewer operations.
+
+  The larger times (1 + ratio^p)^(1/p), which costs four transcendental
+  functions where the general form costs six.
+  """
+  high, low = jnp.maximum(a_s, b_s), jnp.minimum(a_s, b_s)
+  both = low > 0
+  ratio = jnp.where(both, low / jnp.where(both, high, 1.0), 0.5)
+  tail = jnp.where(both, jnp.exp(p * jnp.log(ratio)), 0.0)
+  return high * jnp.exp(jnp.log1p(tail) / p)

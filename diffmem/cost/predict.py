@@ -46,7 +46,10 @@ def predict(system: System, demand: Demand) -> Cost:
   access_s = _access_latency_s(system, tiers, demand)
   wait_s = _rounds(system, tiers, demand, read_B, write_B) * access_s
   transfer_s = _transfer_s(system, tiers, demand, read_B, write_B)
-  whole_s = service.service_time_s(wait_s, transfer_s, tiers['queue_p'])
+  knee_p = service.knee_p(
+    read_B, write_B, tiers['queue_p'], tiers['bend_queue']
+  )
+  whole_s = service.service_time_s(wait_s, transfer_s, knee_p)
 
   share = _serving_share(system, tiers, demand, read_B + write_B, whole_s)
   tier_time_s = share * whole_s
@@ -165,14 +168,9 @@ def _rounds(system, tiers, demand, read_B, write_B):
   """
   homes = np.array(_homes(system))
   participants = demand.participants[..., None]
-  own = overlap.p_norm(
-    jnp.stack(
-      [
-        read_B / (participants * tiers['read_in_flight_B']),
-        write_B / (participants * tiers['write_in_flight_B']),
-      ],
-      -1,
-    ),
+  own = overlap.pair_norm(
+    read_B / (participants * tiers['read_in_flight_B']),
+    write_B / (participants * tiers['write_in_flight_B']),
     tiers['wait_p'],
   )
   private = _last_axis([t.private for t in system.tiers], demand)

@@ -26,8 +26,19 @@ OPEN_LOAD_LIMIT = 0.97
 
 def service_time_s(wait_s: Array, transfer_s: Array, queue_p: Array) -> Array:
   """Time of an operation at one tier [s], from its two bounds."""
-  wait_s, transfer_s = jnp.broadcast_arrays(wait_s, transfer_s)
-  return overlap.p_norm(jnp.stack([wait_s, transfer_s], -1), queue_p)
+  return overlap.pair_norm(wait_s, transfer_s, queue_p)
+
+
+def knee_p(
+  read_B: Array, write_B: Array, queue_p: Array, bend_queue: Array
+) -> Array:
+  """Sharpness of the knee at a mix: ln p = ln p0 + tanh(bend) w.
+
+  The bend is bounded so that adding bytes never makes an operation quicker.
+  """
+  total = read_B + write_B
+  w = write_B / jnp.where(total > 0, total, 1.0)
+  return queue_p * jnp.exp(jnp.tanh(bend_queue) * w)
 
 
 def bandwidth_Bps(

@@ -84,7 +84,9 @@ def _predict_traces(fitted: FittedSystem, traces: Traces) -> Predictions:
   def answers(system):
     cost = predict(system, demand)
     closed = observe.predicted_log(cost, observations)
-    latency_s, load = observe.open_latency_s(system, cost, bandwidth_Bps)
+    latency_s, load = observe.open_latency_s(
+      system, demand, cost, bandwidth_Bps
+    )
     logs = jnp.concatenate([closed, jnp.log(latency_s)])
     return logs, load, cost.served_B[: len(traces)]
 

@@ -149,13 +149,17 @@ def with_limits(demand: Demand, rows: Int[np.ndarray, ' open']) -> Demand:
 
 
 def open_latency_s(
-  system: System, cost: Cost, bandwidth_Bps: Float[np.ndarray, ' open']
+  system: System,
+  demand: Demand,
+  cost: Cost,
+  bandwidth_Bps: Float[np.ndarray, ' open'],
 ) -> tuple[Float[Array, ' open'], Float[Array, ' open']]:
   """Loaded latency from a given bandwidth (open form), and the load.
 
   Args:
     system: the machine.
-    cost: of a demand made by `with_limits`.
+    demand: made by `with_limits`.
+    cost: its cost.
     bandwidth_Bps: of the rows that were appended there [B/s].
 
   Returns:
@@ -164,8 +168,21 @@ def open_latency_s(
   n = len(bandwidth_Bps)
   first = cost.time_s.shape[0] - 2 * n
   idle, full = slice(first, first + n), slice(first + n, None)
-  home = jnp.argmax(cost.served_B[idle], -1)
-  queue_p = jnp.stack([jnp.asarray(t.queue_p) for t in system.tiers])[home]
+  home = jnp.argmax(cost.served_B[idle], -1)[:, None]
+
+  def at_home(values):
+    return jnp.take_along_axis(values, home, -1)[:, 0]
+
+  def of_tier(name):
+    column = jnp.stack([jnp.asarray(getattr(t, name)) for t in system.tiers])
+    return column[home[:, 0]]
+
+  queue_p = service.knee_p(
+    at_home(demand.read_B[idle]),
+    at_home(demand.write_B[idle]),
+    of_tier('queue_p'),
+    of_tier('bend_queue'),
+  )
   capacity_Bps = cost.bandwidth_Bps[full]
   latency_s = service.latency_at_bandwidth_s(
     bandwidth_Bps, cost.latency_s[idle], capacity_Bps, queue_p

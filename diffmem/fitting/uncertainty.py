@@ -50,6 +50,7 @@ _MEASURE = {
   'bend_read': 'bandwidth of {tier} with a small share of writes, saturated',
   'bend_write': 'bandwidth of {tier} with mostly writes, saturated',
   'queue_p': 'loaded latency of {tier} between half and full load',
+  'bend_queue': 'loaded latency of {tier} at several shares of writes',
   'granule_B': 'saturated random reads of {tier} with small granules',
   'read_in_flight_B': 'read bandwidth of {tier} with one thread',
   'write_in_flight_B': 'copy or write bandwidth of {tier} with one thread',

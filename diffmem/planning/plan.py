@@ -107,7 +107,7 @@ def make_plan(
   with jax.enable_x64(True):
     solved = _solve(system, job, space, swept, keep, top)
     answer = summary.answer(
-      summary.Found(system, ensemble, job, space, solved[:top]),
+      summary.Found(system, ensemble, job, space, solved, top),
       chips,
       usd_per_chip_hour,
     )

@@ -46,7 +46,7 @@ def round_placement(
   units = np.maximum(np.round(lowered.units), 1.0)
   pieces = solution.placement * units[:, None]
   if np.allclose(pieces, np.round(pieces), rtol=0.0, atol=1e-9):
-    return np.round(pieces) / units[:, None], solution.value
+    return np.abs(np.round(pieces)) / units[:, None], solution.value
   planes, best, value, seen = solution.planes, None, np.inf, set()
   for _ in range(_MOST_ROUNDS):
     found = _whole_programme(planes, units, limits, solution.value)
@@ -90,7 +90,7 @@ def _whole_programme(
   )
   if result.x is None:
     return None
-  pieces = np.round(result.x[: n_groups * n_memories])
+  pieces = np.abs(np.round(result.x[: n_groups * n_memories]))
   pieces = pieces.reshape(n_groups, n_memories)
   if not limits.holds(pieces / units[:, None], tolerance=1e-6):
     return None

@@ -11,6 +11,8 @@ from diffmem.planning.result import Breakdown, Plan
 from diffmem.system import System
 from diffmem.workloads import RECOMPUTE, Lowered, Training
 
+# Candidates that are rounded for each plan that is wanted.
+_ROUNDED_PER_PLAN = 3
 _QUANTILES = (0.05, 0.95)
 _METRICS = (
   'step_time_s', 'tokens_per_s', 'energy_per_token_J', 'cost_per_token_usd',
@@ -25,13 +27,23 @@ class Solved(NamedTuple):
 
 
 class Found(NamedTuple):
-  """What the search found; the best configuration first."""
+  """What the search found.
+
+  Attributes:
+    system: the machine, numpy float64 leaves.
+    ensemble: the same with a leading axis, or None.
+    job: what was planned.
+    space: all configurations.
+    solved: the best by their fractional optimum first.
+    top: how many plans are wanted.
+  """
 
   system: System
   ensemble: System | None
   job: model.Job
   space: space_lib.Space
   solved: list[Solved]
+  top: int
 
 
 class _Placed(NamedTuple):
@@ -75,9 +87,7 @@ def answer(
   found: Found, chips: int, usd_per_chip_hour: float | None
 ) -> dict[str, Any]:
   """Plans, elasticities and prices; call it with x64 enabled."""
-  placed = [_place(found, solved, chips) for solved in found.solved]
-  # Rounding can change the order.
-  placed.sort(key=lambda p: float(p.figures.value[0]))
+  placed = _place_best(found, chips)
   plans = [_plan(found, p, chips, usd_per_chip_hour) for p in placed]
   best, machine = placed[0], found.job.machine
   elasticities = sensitivity.elasticities(
@@ -107,6 +117,22 @@ def answer(
       for m in machine.memories
     },
   }
+
+
+def _place_best(found: Found, chips: int) -> list[_Placed]:
+  """Rounds candidates until no other can be among the best ones.
+
+  Rounding can change the order, but brings nothing below its bound.
+  """
+  placed = []
+  for solved in found.solved[: _ROUNDED_PER_PLAN * found.top]:
+    values = [float(p.figures.value[0]) for p in placed]
+    if len(values) == found.top and solved.solution.bound >= values[-1]:
+      continue
+    placed.append(_place(found, solved, chips))
+    placed.sort(key=lambda p: float(p.figures.value[0]))
+    placed = placed[: found.top]
+  return placed
 
 
 def _place(found: Found, solved: Solved, chips: int) -> _Placed:
@@ -174,8 +200,14 @@ def _predicted(found: Found, placed: _Placed, chips: int, usd) -> dict:
   }
 
 
-def _group_memory(placed: _Placed, memories) -> dict[str, dict[str, float]]:
-  """Bytes of a device by memory and tensor group, buffers included."""
+def _group_memory(
+  placed: _Placed, memories: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+  """Bytes of a device by memory and tensor group, buffers included.
+
+  `working_buffers` are what cannot be placed elsewhere: one layer's
+  activations at work, logits, gathered weights.
+  """
   lowered, share = placed.lowered, placed.placement
   table = {
     memory: dict(
@@ -184,7 +216,7 @@ def _group_memory(placed: _Placed, memories) -> dict[str, dict[str, float]]:
     for i, memory in enumerate(memories)
   }
   nearest = table[memories[0]]
-  nearest['activations'] = float(lowered.fixed_B)
+  nearest['working_buffers'] = float(lowered.fixed_B)
   nearest['fetch_buffers'] = float((lowered.fetch_B * (1 - share[:, 0])).sum())
   return table
 

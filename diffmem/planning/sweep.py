@@ -6,6 +6,8 @@ valued again under the greedy placement, in the order of their bounds, until
 the bounds exceed the best ones found. What is left out is therefore no better.
 """
 
+import concurrent.futures
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,8 +19,10 @@ from diffmem.planning.space import Space
 from diffmem.system import System
 
 _BATCH = 2048
+# A batch keeps one core busy.
+_THREADS = os.cpu_count() or 1
 # Below this many configurations the program is compiled without optimisation.
-_SMALL = 60_000
+_SMALL = 300_000
 
 Progress = Callable[[int, int], None]
 
@@ -54,41 +58,45 @@ def sweep(
     keep: how many of the best must be exact under the greedy placement.
     on_progress: called with configurations done and in all.
   """
-  everything = np.arange(len(space))
   run = model.sweep_small if len(space) < _SMALL else model.sweep_large
-  batches = []
-  for batch in _batches(everything):
-    batches.append(_one(run, system, job, space, batch, 0.0))
-    if on_progress:
-      on_progress(min(len(batches) * _BATCH, len(space)), len(space))
-  bound, spilled_B, overflow_B = (
-    np.concatenate([np.asarray(b[i], np.float64) for b in batches])
-    for i in range(3)
-  )
-  bound, spilled_B, overflow_B = (
-    x[: len(space)] for x in (bound, spilled_B, overflow_B)
-  )
+
+  def value_all(indices, spill, report=None):
+    """All batches; the first one compiles, the rest share the cores."""
+    batches = _batches(indices)
+    found = [_one(run, system, job, space, batches[0], spill)]
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+      rest = pool.map(
+        lambda b: _one(run, system, job, space, b, spill), batches[1:]
+      )
+      for i in range(len(batches)):
+        if i:
+          found.append(next(rest))
+        if report:
+          report(min((i + 1) * _BATCH, len(indices)), len(indices))
+    return [np.concatenate(column) for column in zip(*found, strict=True)]
+
+  everything = np.arange(len(space))
+  bound, spilled_B, overflow_B = value_all(everything, 0.0, on_progress)
   value = np.where((spilled_B <= 0) & (overflow_B <= 0), bound, np.inf)
   spilled = np.flatnonzero((spilled_B > 0) & (overflow_B <= 0))
-  spilled = spilled[np.argsort(bound[spilled])]
-  for batch in _batches(spilled):
-    worst_kept = np.partition(value, min(keep, len(value)) - 1)[
-      min(keep, len(value)) - 1
-    ]
-    if bound[batch[0]] >= worst_kept:
+  spilled = spilled[np.argsort(bound[spilled], kind='stable')]
+  keep = min(keep, len(space)) - 1
+  for block in _batches(spilled, _THREADS * _BATCH):
+    if bound[block[0]] >= np.partition(value, keep)[keep]:
       break
-    found = _one(run, system, job, space, batch, 1.0)
-    value[batch] = np.asarray(found.value)[: len(batch)]
+    value[block] = value_all(block, 1.0)[0]
   return Swept(bound, value, overflow_B)
 
 
-def _batches(indices: np.ndarray) -> list[np.ndarray]:
-  return [indices[i : i + _BATCH] for i in range(0, len(indices), _BATCH)]
+def _batches(indices: np.ndarray, size: int = _BATCH) -> list[np.ndarray]:
+  return [indices[i : i + size] for i in range(0, len(indices), size)]
 
 
-def _one(run, system, job, space, batch, spill: float) -> model.Swept:
+def _one(run, system, job, space, batch, spill: float) -> tuple:
   """One batch, padded to the compiled shape with its last plan."""
   padded = np.concatenate([batch, np.repeat(batch[-1:], _BATCH - len(batch))])
   choices = jax.tree.map(np.float32, space.at(padded))
   with jax.enable_x64(False):
-    return run(system, job, choices, np.full(_BATCH, spill, np.float32))
+    found = run(system, job, choices, np.full(_BATCH, spill, np.float32))
+    found = jax.device_get(found)
+  return tuple(np.asarray(x, np.float64)[: len(batch)] for x in found)

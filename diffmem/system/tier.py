@@ -67,6 +67,9 @@ class Tier:
   log_queue_p: Scalar = parameters.parameter(
     '1', 3.0, 0.7, 'sharpness of the knee between latency and capacity'
   )
+  bend_queue: Scalar = parameters.parameter(
+    '1', 0.0, 0.5, 'atanh of dlog(queue_p)/dw: writes sharpen or blunt the knee'
+  )
   log_granule_B: Scalar = parameters.parameter(
     'B', 1.0, 2.0, 'granule at which half of the capacity is lost'
   )
@@ -127,6 +130,8 @@ class Tier:
       names -= {'queue_p'}
     else:
       names |= {'read_in_flight_B', 'write_in_flight_B', 'wait_p'}
+    if not self.is_cache and not self.link:
+      names |= {'bend_queue'}
     if self.duplex is Duplex.HALF:
       names |= {'bend_read', 'bend_write'}
     else:

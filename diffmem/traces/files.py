@@ -8,6 +8,8 @@ import os
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from diffmem import errors
 from diffmem.traces import schema, table
 
@@ -169,13 +171,14 @@ def _write_parquet(path: pathlib.Path, traces: table.Traces) -> None:
     schema.Kind.NUMBER: pa.float64(),
     schema.Kind.COUNT: pa.int64(),
   }
-  rows = traces.rows()
-  arrays = {
-    name: pa.array(
-      [row.get(name) for row in rows], types[schema.BY_NAME[name].kind]
-    )
-    for name in traces.columns
-  }
+  arrays = {}
+  for name, values in traces.columns.items():
+    kind = schema.BY_NAME[name].kind
+    is_text = kind is schema.Kind.TEXT
+    null = values == '' if is_text else np.isnan(values)
+    if kind is schema.Kind.COUNT:
+      values = np.where(null, 0, values).astype(np.int64)
+    arrays[name] = pa.array(values, types[kind], mask=null)
   pq.write_table(pa.table(arrays), path, compression='zstd')
 
 

@@ -139,10 +139,29 @@ def _known(name: str) -> str:
 def _checked(column: schema.Column, values: Sequence[Any], origin: str):
   if column.kind is schema.Kind.TEXT:
     return _checked_text(column, values, origin)
+  if set(map(type, values)) <= _NUMERIC:
+    return _checked_numbers(column, values, origin)
   numbers = np.full(len(values), np.nan)
   for i, value in enumerate(values):
     if not _is_null(value):
       numbers[i] = _number(column, value, i, origin)
+  return numbers
+
+
+_NUMERIC = {int, float, type(None), np.float64, np.int64}
+
+
+def _checked_numbers(column, values, origin) -> np.ndarray:
+  """The same for plain numbers, a whole column at a time."""
+  numbers = np.array(values, np.float64)  # None becomes NaN
+  known = numbers[~np.isnan(numbers)]
+  sound = np.all((column.low <= known) & (known <= column.high))
+  if column.kind is schema.Kind.COUNT:
+    sound &= np.all(known == np.round(known))
+  if not sound:  # name the first offender
+    for i, number in enumerate(numbers):
+      if not np.isnan(number):
+        _number(column, float(number), i, origin)
   return numbers
 
 
@@ -171,7 +190,7 @@ def _number(column: schema.Column, value: Any, i: int, origin: str) -> float:
     )
 
   unit = '' if column.unit == '1' else f' in {column.unit}'
-  if isinstance(value, bool) or isinstance(value, (list, dict, bytes)):
+  if isinstance(value, (bool, list, dict, bytes)):
     raise refuse(f'a {column.kind}{unit}')
   try:
     number = float(value)

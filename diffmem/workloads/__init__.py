@@ -11,6 +11,6 @@ from diffmem.workloads.lowered import Lowered as Lowered
 from diffmem.workloads.lowered import demand as demand
 from diffmem.workloads.presets import load_workload as load_workload
 from diffmem.workloads.presets import workload_names as workload_names
-from diffmem.workloads.train import Training as Training
 from diffmem.workloads.train import lower_train as lower_train
+from diffmem.workloads.train_step import Training as Training
 from diffmem.workloads.transformer import Transformer as Transformer

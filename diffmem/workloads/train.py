@@ -20,61 +20,25 @@ the engine's sustained rate, whatever their shape; kernels with shapes, skewed
 routing and activation kernels that do not overlap come with calibration.
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
+from jaxtyping import Array
 
-from diffmem.cost import collective
 from diffmem.workloads import activations as activations_lib
 from diffmem.workloads import lowered as lowered_lib
 from diffmem.workloads import stage as stage_lib
+from diffmem.workloads import train_links
 from diffmem.workloads.choices import Choices, Machine
 from diffmem.workloads.lowered import Lowered, Operation
+from diffmem.workloads.train_step import WEIGHT_PASSES, Step, Training
 from diffmem.workloads.transformer import Transformer
 
 # A tensor kept for the backward pass is written once and read by the next
 # operation and by the backward pass; its gradient is written and read once.
 _KEPT_READS, _KEPT_WRITES = 3.0, 2.0
-# Weights are read by the forward product and by the data gradient.
-_WEIGHT_PASSES = 2.0
 # Layers whose gathered or fetched weights are in the near memory at a time:
 # the one at work and the next.
 BUFFERED_LAYERS = 2.0
 _LOGITS_B = 2.0 + 4.0  # bfloat16 logits, float32 softmax and its gradient
-
-
-class Training(NamedTuple):
-  """One training step; hashable.
-
-  Attributes:
-    seq_len: tokens of a sequence.
-    sequences: sequences of a step, all devices together.
-  """
-
-  seq_len: int
-  sequences: int
-
-  @property
-  def tokens(self) -> float:
-    """Tokens of a step."""
-    return float(self.seq_len) * self.sequences
-
-
-class _Step(NamedTuple):
-  """What the pieces below share; every array is [plan]."""
-
-  model: Transformer
-  training: Training
-  choices: Choices
-  machine: Machine
-  stage: stage_lib.Stage
-  micro_batches: jnp.ndarray
-  tokens: jnp.ndarray  # of one micro-batch on one data rank
-  is_full: jnp.ndarray
-  is_none: jnp.ndarray
-
-  def ranks(self, axis):
-    return self.choices.ranks(axis, self.machine.spans)
 
 
 def lower_train(
@@ -90,7 +54,7 @@ def lower_train(
   """
   c = choices
   sequences = training.sequences / (c.data_ranks * c.micro_batch)
-  step = _Step(
+  step = Step(
     model, training, c, machine, stage_lib.stage_of(model, c),
     micro_batches=sequences,
     tokens=c.micro_batch * float(training.seq_len),
@@ -108,12 +72,14 @@ def lower_train(
     ),
     _last_micro_batch(step, layers),
     Operation(
-      'tensor_parallel', links=_tensor_traffic(step), bubble_weight=bubble
+      'tensor_parallel',
+      links=train_links.tensor_traffic(step),
+      bubble_weight=bubble,
     ),
     _optimizer(step, sizes),
   ]
   if model.experts:
-    links = _expert_traffic(step)
+    links = train_links.expert_traffic(step)
     operations.insert(
       3, Operation('expert_parallel', links=links, bubble_weight=bubble)
     )
@@ -134,20 +100,13 @@ def lower_train(
   )
 
 
-def _replicas(step: _Step, group: str):
-  """Ranks with the same weights, which share the optimizer (ZeRO-1)."""
-  if group == stage_lib.EXPERTS:
-    return step.choices.data
-  return step.choices.data * step.choices.expert
-
-
-def _sizes_B(step: _Step) -> dict:
+def _sizes_B(step: Step) -> dict[str, Array]:
   """Bytes of each group on one device."""
   owned = {g: p / step.choices.fsdp for g, p in step.stage.parameters.items()}
   sizes = {g: stage_lib.WEIGHT_B * p for g, p in owned.items()}
   sizes[stage_lib.GRADIENTS] = stage_lib.GRADIENT_B * sum(owned.values())
   sizes[stage_lib.OPTIMIZER] = stage_lib.OPTIMIZER_B * sum(
-    p / _replicas(step, g) for g, p in owned.items()
+    p / step.replicas(g) for g, p in owned.items()
   )
   p, v = step.choices.pipeline, step.choices.interleave
   in_flight = jnp.minimum(step.micro_batches, p) / p
@@ -157,14 +116,14 @@ def _sizes_B(step: _Step) -> dict:
   return sizes
 
 
-def _kept_B(step: _Step):
+def _kept_B(step: Step) -> Array:
   """Bytes kept per layer and micro-batch on one device."""
   a = activations_lib.activation_bytes(step.model, step.training.seq_len)
   kept = jnp.where(step.is_full > 0, a.input, a.kept + step.is_none * a.scores)
   return kept * step.tokens / step.choices.tensor
 
 
-def _fixed_B(step: _Step):
+def _fixed_B(step: Step) -> Array:
   """Buffers that stay in the near memory."""
   c = step.choices
   gathered = sum(step.stage.layer_parameters.values())
@@ -178,7 +137,7 @@ def _fixed_B(step: _Step):
   return gathered_B + working_B + logits_B
 
 
-def _layers(step: _Step, sizes: dict, kept_B) -> Operation:
+def _layers(step: Step, sizes: dict[str, Array], kept_B: Array) -> Operation:
   """All micro-batches of the stage."""
   c, m, stage = step.choices, step.micro_batches, step.stage
   seq_len = step.training.seq_len
@@ -196,7 +155,7 @@ def _layers(step: _Step, sizes: dict, kept_B) -> Operation:
   reads, writes = _KEPT_READS + step.is_full, _KEPT_WRITES + step.is_full
   moves = m * stage.layers
   stored_B = moves * kept_B
-  passes = m * (_WEIGHT_PASSES + step.is_full)
+  passes = m * (WEIGHT_PASSES + step.is_full)
   # With fully-sharded data parallelism the gathered copy is what is computed
   # with, and its gradient is written before it is scattered.
   gathered = jnp.where(c.fsdp > 1, 1.0, 0.0) * sum(stage.parameters.values())
@@ -216,12 +175,12 @@ def _layers(step: _Step, sizes: dict, kept_B) -> Operation:
     group_read_B={**weights_B, **both},
     group_write_B=both,
     phases=moves * stage_lib.LAYER_KERNELS * (3.0 + step.is_full),
-    links=_fsdp_traffic(step) + _pipeline_traffic(step),
+    links=train_links.fsdp_traffic(step) + train_links.pipeline_traffic(step),
     launches=2.0 * m * c.interleave,
   )
 
 
-def _last_micro_batch(step: _Step, layers: Operation) -> Operation:
+def _last_micro_batch(step: Step, layers: Operation) -> Operation:
   """One micro-batch's share of `layers`, with the gradients' reduction."""
   share = 1.0 / step.micro_batches
   return layers._replace(
@@ -233,92 +192,15 @@ def _last_micro_batch(step: _Step, layers: Operation) -> Operation:
     group_read_B={g: b * share for g, b in layers.group_read_B.items()},
     group_write_B={g: b * share for g, b in layers.group_write_B.items()},
     phases=layers.phases * share,
-    links=layers.links.times(share) + _data_traffic(step),
+    links=layers.links.times(share) + train_links.data_traffic(step),
     launches=layers.launches * share,
   )
 
 
-def _fsdp_traffic(step: _Step) -> collective.Traffic:
-  """Weights gathered forward and backward, gradients scattered."""
-  ranks = step.ranks('fsdp')
-  whole = sum(step.stage.layer_parameters.values())
-  gather = collective.all_gather(stage_lib.WEIGHT_B * whole, ranks)
-  scatter = collective.reduce_scatter(stage_lib.GRADIENT_B * whole, ranks)
-  per_layer = gather.times(_WEIGHT_PASSES) + scatter
-  return per_layer.times(step.micro_batches * step.stage.layers)
-
-
-def _data_traffic(step: _Step) -> collective.Traffic:
-  """Once per step, layer by layer: gradients scattered, weights gathered."""
-  total, expert_ranks = None, step.ranks('expert')
-  data_ranks = step.ranks('data')
-  for group, parameters in step.stage.parameters.items():
-    share = parameters / step.choices.fsdp / step.stage.layers
-    moved_B = (stage_lib.GRADIENT_B + stage_lib.WEIGHT_B) * share
-    if group == stage_lib.EXPERTS:
-      traffic = _scatter_and_gather(moved_B, data_ranks)
-    else:
-      traffic = _scatter_and_gather(moved_B, expert_ranks)
-      inner = _scatter_and_gather(moved_B / step.choices.expert, data_ranks)
-      traffic = traffic + inner
-    total = traffic if total is None else total + traffic
-  return total.times(step.stage.layers)
-
-
-def _scatter_and_gather(moved_B, ranks) -> collective.Traffic:
-  """A reduce-scatter and an all-gather that move `moved_B` together."""
-  traffic = collective.all_gather(moved_B, ranks)
-  return traffic._replace(messages=2.0 * traffic.messages)
-
-
-def _pipeline_traffic(step: _Step) -> collective.Traffic:
-  """Activations forward and their gradients backward between stages."""
-  c = step.choices
-  payload_B = 2.0 * step.tokens * step.model.d_model / c.tensor
-  one = collective.send_recv(payload_B, step.ranks('pipeline'))
-  return one.times(2.0 * step.micro_batches * c.interleave)
-
-
-def _tensor_traffic(step: _Step) -> collective.Traffic:
-  """All-gather and reduce-scatter around every matrix pair.
-
-  Sequence parallelism (Korthikanti et al., 2023, section 4.2.2): one pair of
-  collectives each for attention and MLP, forward and backward; tokens of an
-  expert layer come `top_k` times. The second gather of the backward pass is
-  hidden behind the data gradient there and is left out here.
-  """
-  model, ranks = step.model, step.ranks('tensor')
-  payload_B = 2.0 * step.tokens * model.d_model
-  pair = collective.reduce_scatter(payload_B, ranks)
-  pair = pair + collective.all_gather(payload_B, ranks)
-  passes = step.micro_batches * step.stage.layers * (2.0 + step.is_full)
-  expert_layers = model.expert_layers / model.layers
-  mlps = 1.0 - expert_layers
-  routed = 0.0
-  if model.experts:
-    mlps += expert_layers * (1.0 if model.experts.shared else 0.0)
-    routed = expert_layers * model.experts.top_k
-  routed_pair = collective.reduce_scatter(routed * payload_B, ranks)
-  routed_pair = routed_pair + collective.all_gather(routed * payload_B, ranks)
-  used = 1.0 if routed else 0.0
-  return (pair.times(1.0 + mlps) + routed_pair.times(used)).times(passes)
-
-
-def _expert_traffic(step: _Step) -> collective.Traffic:
-  """Tokens to their experts and back, forward and backward."""
-  model, c = step.model, step.choices
-  copies = step.tokens * model.experts.top_k / c.tensor
-  one = collective.all_to_all(
-    2.0 * copies * model.d_model, step.ranks('expert')
-  )
-  layers = step.stage.layers * model.expert_layers / model.layers
-  return one.times(2.0 * (2.0 + step.is_full) * layers * step.micro_batches)
-
-
-def _optimizer(step: _Step, sizes: dict) -> Operation:
+def _optimizer(step: Step, sizes: dict[str, Array]) -> Operation:
   """Adam: states and gradients read, states and weights written."""
   owned = {
-    g: p / step.choices.fsdp / _replicas(step, g)
+    g: p / step.choices.fsdp / step.replicas(g)
     for g, p in step.stage.parameters.items()
   }
   states_B = sizes[stage_lib.OPTIMIZER]

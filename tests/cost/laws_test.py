@@ -29,6 +29,23 @@ class TestPNorm:
       scale * np.sum((times / scale) ** p) ** (1 / p), rel=1e-9
     )
 
+  @given(logs, logs, exponents)
+  def test_the_pair_is_the_same(self, a, b, p):
+    with jax.enable_x64(True):
+      pair = overlap.pair_norm(np.exp(a), np.exp(b), p)
+      both = overlap.p_norm(np.exp([a, b]), p)
+    assert float(pair) == pytest.approx(float(both), rel=1e-9)
+
+  def test_the_pair_is_safe_at_zero(self):
+    for times in ((0.0, 0.0), (0.0, 2.0), (2.0, 0.0), (2.0, 2.0)):
+      value, slopes = jax.value_and_grad(overlap.pair_norm, (0, 1, 2))(
+        *times, 3.0
+      )
+      assert np.all(np.isfinite(slopes))
+      assert float(value) == pytest.approx(
+        (2**3 * (times[0] > 0) + 2**3 * (times[1] > 0)) ** (1 / 3)
+      )
+
   def test_limits(self):
     times = jnp.array([3.0, 4.0])
     assert overlap.p_norm(times, 1.0) == pytest.approx(7.0)

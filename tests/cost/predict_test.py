@@ -28,6 +28,7 @@ def make_system(**changes) -> System:
     Tier.of(
       'DRAM', latency_s=100e-9, read_Bps=25e9, read_in_flight_B=1200.0,
       write_in_flight_B=700.0, bend_read=-0.2, bend_write=0.1,
+      bend_queue=-0.4,
     ),
     Tier.of('PCIe', link=True, duplex='full_duplex', latency_s=1e-6,
             read_Bps=50e9),
@@ -105,7 +106,8 @@ def reference_time_s(s: dict, d: Demand, i: int) -> float:
       )
     transfer = law(r, w) * (1 + s[f'{tier}.granule_B'] / g)
     transfer /= n if private else 1.0
-    return norm([rounds * latency, transfer], s[f'{tier}.queue_p'])
+    knee = np.exp(np.tanh(s[f'{tier}.bend_queue']) * w / (r + w))
+    return norm([rounds * latency, transfer], s[f'{tier}.queue_p'] * knee)
 
   def turnaround(tier):
     def law(r, w):
@@ -269,6 +271,30 @@ def test_more_work_never_costs_less(field, factor):
     before = np.asarray(predict_jit(system, demand).time_s)
     after = np.asarray(predict_jit(system, more).time_s)
   assert np.all(after >= before * (1 - 1e-9))
+
+
+@given(st.floats(-4, 4), st.floats(0.0, 0.99), st.floats(1, 8))
+def test_a_bent_knee_keeps_more_bytes_dearer(bend, share, p):
+  system = System.of(
+    'bent', [Tier.of('DRAM', bend_queue=bend, queue_p=p, bend_read=0.5)]
+  )
+  in_flight = {'DRAM': np.geomspace(1e2, 1e6, 9)}
+  with jax.enable_x64(True):
+    before, after = (
+      np.asarray(
+        predict_jit(
+          system,
+          Demand.of(
+            system,
+            read_B={'DRAM': 1.0 - share},
+            write_B={'DRAM': share + more},
+            in_flight_B=in_flight,
+          ),
+        ).free_time_s
+      )
+      for more in (0.0, 0.01)
+    )
+  assert np.all(after >= before * (1 - 1e-12))
 
 
 def test_time_scales_with_the_unit_of_time(x64):

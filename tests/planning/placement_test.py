@@ -133,10 +133,10 @@ CURVED = {
 @pytest.mark.parametrize('case', CURVED)
 def test_minorant_is_below_and_convex(make_system, make_instance, case):
   system = make_system(**CURVED[case])
-  lowered = make_instance(3)
   rng = np.random.default_rng(7)
   slack = []
-  for _ in range(12):
+  for seed in (*SEEDS, *SEEDS):
+    lowered = make_instance(seed)
     x, y = rng.dirichlet([0.4] * 3, (2, 3))
     ends = [model.cut(system, lowered, p, TIME) for p in (x, y)]
     middle = model.cut(system, lowered, 0.5 * (x + y), TIME)

@@ -12,7 +12,14 @@ from diffmem.planning import PlanOutcome, make_plan, model, sweep
 from diffmem.planning import space as space_lib
 from diffmem.planning.objective import Objective
 from diffmem.system import FittedSystem
-from diffmem.workloads import Training, load_workload, machine_of
+from diffmem.workloads import (
+  RECOMPUTE,
+  Choices,
+  Training,
+  load_workload,
+  lower_train,
+  machine_of,
+)
 
 ASKED = {'chips': 8, 'global_batch_tokens': 2**18, 'seq_len': 4096, 'top': 3}
 
@@ -87,6 +94,31 @@ def test_figures_agree_with_each_other(result):
     assert 0 < told['engine_use'] < 1
 
 
+def test_memory_adds_up(result, system, moe):
+  for plan in result.plans:
+    told = plan.predicted
+    for memory, groups in told['group_memory_bytes'].items():
+      assert told['memory_bytes'][memory] == pytest.approx(sum(groups.values()))
+    # Group by group as the workload lowers, whatever the memory.
+    mesh = {k: np.array([float(v)]) for k, v in plan.mesh.items()}
+    choices = Choices(
+      **mesh,
+      micro_batch=np.array([float(plan.micro_batch)]),
+      recompute=np.array([float(RECOMPUTE.index(plan.recompute))]),
+    )
+    lowered = lower_train(
+      moe, Training(4096, 64), choices, machine_of(system, 8)
+    )
+    tables = told['group_memory_bytes'].values()
+    for group, size_B in zip(lowered.groups, lowered.size_B[0], strict=True):
+      held_B = sum(t[group] for t in tables)
+      assert held_B == pytest.approx(float(size_B), rel=1e-5)
+    near = told['group_memory_bytes']['HBM']
+    assert near['working_buffers'] == pytest.approx(
+      float(lowered.fixed_B[0]), rel=1e-5
+    )
+
+
 def test_intervals_come_from_the_ensemble(result):
   for plan in result.plans:
     for metric, (low, high) in plan.interval90.items():
@@ -122,7 +154,9 @@ def test_the_space_bound_holds(result, system, moe):
   assert one.plans[0].predicted['cost_per_token_usd'] is None
 
 
-def test_the_sweep_leaves_out_only_what_is_no_better(system, moe):
+def test_the_sweep_leaves_out_only_what_is_no_better(monkeypatch, system, moe):
+  monkeypatch.setattr(sweep, '_BATCH', 16)
+  monkeypatch.setattr(sweep, '_THREADS', 2)
   machine = machine_of(system, 8)
   job = model.Job(moe, Training(4096, 64), machine, Objective.STEP_TIME)
   space = space_lib.space_of(moe, job.phase, 8, machine)
@@ -133,6 +167,7 @@ def test_the_sweep_leaves_out_only_what_is_no_better(system, moe):
     np.sort(few.value)[:4], np.sort(all_.value)[:4], rtol=1e-6
   )
   found = np.isfinite(all_.value)
+  assert np.isfinite(few.value).sum() < found.sum()  # it does leave some out
   assert (all_.bound[found] <= all_.value[found] * (1 + 1e-5)).all()
   assert (all_.overflow_B[found] == 0).all()
 

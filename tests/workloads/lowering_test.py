@@ -249,6 +249,8 @@ def test_what_lives_elsewhere_is_staged():
   assert float(far.write_B[0, at, dram]) == pytest.approx(states_B, rel=1e-4)
   extra = float(far.read_B[0, at, hbm] - near.read_B[0, at, hbm])
   assert extra == pytest.approx(states_B, rel=1e-3)  # out again
+  extra = float(far.write_B[0, at, hbm] - near.write_B[0, at, hbm])
+  assert extra == pytest.approx(states_B, rel=1e-3)  # in from below
   assert float(near.read_B[0, at, dram]) == 0.0
   slow, fast = (float(_predict(system, d).time_s[0, at]) for d in (far, near))
   assert slow > 5 * fast
@@ -306,14 +308,16 @@ def test_kv_heads_are_copied_beyond_their_number():
   assert sixteen['mlp_weights'] == pytest.approx(eight['mlp_weights'] / 2)
 
 
-def test_experts_are_read_as_tokens_touch_them():
+@pytest.mark.parametrize('expert', [1, 4])
+def test_experts_are_read_as_tokens_touch_them(expert):
+  # Expert ranks have a quarter of the tokens each, but serve all of them.
   rng = np.random.default_rng(1)
   batch = 12
   touched = [
     len(np.unique([rng.choice(16, 2, replace=False) for _ in range(batch)]))
     for _ in range(4000)
   ]
-  lowered, _ = _decode(MOE, Decoding(batch, 1024), _gpu())
+  lowered, _ = _decode(MOE, Decoding(batch, 1024), _gpu(), expert=expert)
   at = lowered.groups.index('expert_weights')
   read_B, size_B = lowered.group_read_B[0, 0, at], lowered.size_B[0, at]
   assert float(read_B / size_B) == pytest.approx(

@@ -83,10 +83,20 @@ def read(
       value=format,
       expected=f'one of {", ".join(FORMATS)}',
     )
+  if options.op and format != 'gpu_kernels':
+    raise errors.TraceError(
+      path, column='op', value=options.op,
+      expected=f'no op: a {format} file tells its own',
+    )  # fmt: skip
   if path.is_dir() and format not in _WITH_FOLDERS:
     raise errors.TraceError(path, expected='a file; this is a folder')
   if not path.exists():
     raise errors.TraceError(path, expected='a file; there is none')
   if path.is_file() and path.stat().st_size == 0:
     raise errors.TraceError(path, expected=f'a {format} file; it is empty')
-  return FORMATS[format](path, options)
+  try:
+    return FORMATS[format](path, options)
+  except OSError as error:
+    raise errors.TraceError(
+      path, expected=f'a file that can be read ({error.strerror})'
+    ) from None

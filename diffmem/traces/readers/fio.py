@@ -41,7 +41,7 @@ _PATTERNS = {
   'readwrite': 'sequential_mix',
   'randrw': 'random_mix',
 }
-_SIZE = re.compile(r'(\d+)\s*([kmgt]?)(?:i?b)?', re.IGNORECASE)
+_SIZE = re.compile(r'(\d{1,15})\s*([kmgt]?)(?:i?b)?', re.IGNORECASE)
 _FULL_QUEUE = 0.95
 
 

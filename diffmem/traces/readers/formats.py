@@ -51,6 +51,11 @@ def number_format(name: str) -> NumberFormat:
   return _KNOWN.get(name, NumberFormat(name, 2, 2))
 
 
+def is_known(name: str) -> bool:
+  """Whether `number_format` knows a tool's name."""
+  return name in _KNOWN
+
+
 def dtype(name: str) -> str:
   """Our name of a number format."""
   return number_format(name).dtype

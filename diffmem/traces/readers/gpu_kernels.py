@@ -80,6 +80,9 @@ def _read_table(path: pathlib.Path, options: Options) -> Imported:
     name: table.counts(name, low=name != 'window_size') for name in _OPS[op]
   }
   names = table.texts('dtype')
+  unknown = sorted({name for name in names if not formats.is_known(name)})
+  if unknown:
+    ledger.remark(f'unknown number formats, kept so: {", ".join(unknown)}')
   moved = table.numbers('bytes_moved', 'B')
   weight = _weight_bytes(op, table, shape, names)
   own = _OWN[op](table, shape, names)

@@ -27,6 +27,7 @@ _TESTS = (
   ('device_local', 'HBM', 'both'),
   ('device_to_device', 'NVLink', 'read'),
 )
+_MEMORIES = {'ddr': 'DRAM', 'hbm': 'HBM'}
 _LEAST_GBps = 0.01
 _MIB = 2.0**20
 _BUFFER_B = 8 * 2.0**30  # 'bandwidth_8GiB_GBps'
@@ -164,7 +165,7 @@ def _memory_matrix(table, ledger) -> None:
   for i, op in enumerate(table.texts('op')):
     common = {
       'system': ledger.system(f'{processors[i]} of {systems[i] or "a node"}'),
-      'tier': ledger.tier(memories[i]),
+      'tier': ledger.tier(_memory_name(memories[i])),
       'source': sources[i],
       'note': metrics[i],
     }
@@ -182,6 +183,13 @@ def _memory_matrix(table, ledger) -> None:
       )
     else:
       ledger.skip(i + 1, f'{op} as {metrics[i]}: reads or writes, unsaid')
+
+
+def _memory_name(name: str) -> str:
+  """'DRAM-remote' of 'ddr_remote'."""
+  kind, _, place = name.partition('_')
+  kind = _MEMORIES.get(kind, kind)
+  return f'{kind}-{place}' if place else kind
 
 
 def _managed_triad(table, ledger) -> None:

@@ -142,7 +142,8 @@ def _relative_std(table, bandwidth, latency) -> np.ndarray:
     table.numbers('bandwidth_std', 'GB/s', nullable=True) * 1e9 / bandwidth,
     table.numbers('latency_std', 'ns', nullable=True) * 1e-9 / latency,
   ]
-  return np.fmax(*parts)
+  # Without load the bandwidth is noise: its deviation has no upper end.
+  return np.minimum(np.fmax(*parts), 10.0)
 
 
 def _read_curve(path: pathlib.Path, options: Options) -> Imported:

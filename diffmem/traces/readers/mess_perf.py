@@ -29,7 +29,7 @@ _COUNT = re.compile(r'([\d.,]+)\s+(\S+)\s*$')
 _GPU_RATE = re.compile(
   r'(\d+)\s+-->\s*\S*dram_(read|write)_bytes\.sum\.per_second'
 )
-_GPU_LATENCY = re.compile(r'average access latency:\s*([\d.]+)\s*ns')
+_GPU_LATENCY = re.compile(r'average access latency:\s*(\d+(?:\.\d+)?)\s*ns')
 # Counter -> (direction, bytes of one count).
 _COUNTERS = {
   'unc_m_cas_count.rd': ('read', 64.0),

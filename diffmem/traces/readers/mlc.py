@@ -39,7 +39,7 @@ _MIXES = {
 }
 _PEAK = re.compile(r'\s*([\w: -]+?)\s*:\s+([\d.]+)\s*$')
 _MATRIX = re.compile(r'\s*(\d{1,3})((?:\s+(?:\d+(?:\.\d+)?|-))+)\s*$')
-_LOADED = re.compile(r'\s*(\d{5,})\s+(\d[\d.]*)\s+(\d[\d.]*)\s*$')
+_LOADED = re.compile(r'\s*(\d{5,9})\s+(\d[\d.]*)\s+(\d[\d.]*)\s*$')
 _RATIO = re.compile(
   r'Using (\d+):(\d+)\s*(?:read[- ]?write|Reads-Writes)', re.I
 )

@@ -113,9 +113,9 @@ def _read_json(ledger: Ledger) -> None:
     raise errors.TraceError(
       path, column='nvbandwidth.testcases', expected='a list of tests'
     )
-  listed = body.get('GPU Device list') or []
-  matches = [_LISTED.match(str(d)) for d in listed] if listed else []
-  names = [m[1] for m in matches if m]
+  listed = body.get('GPU Device list')
+  listed = listed if isinstance(listed, list) else []
+  names = [m[1] for device in listed if (m := _LISTED.match(str(device)))]
   for i, test in enumerate(tests, 1):
     if not isinstance(test, dict) or not isinstance(test.get('name'), str):
       raise errors.TraceError(path, row=i, value=test, expected='a test case')

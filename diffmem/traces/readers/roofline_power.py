@@ -104,8 +104,8 @@ def _add(
       ledger.path, row=row, column='gflops_fp32', value=GFps,
       expected=f'{GBps:g} GB/s times {intensity:g} FLOP/B',
     )  # fmt: skip
-  if GBps <= 0 or power_W <= 0:
-    ledger.skip(row, 'no bandwidth or no power')
+  if min(blocks, GBps, power_W) <= 0:
+    ledger.skip(row, 'no blocks, no bandwidth or no power')
     return
   size = next(B for B, name in _DTYPES.items() if name == dtype)
   read_B = 2.0 * size * blocks * _PAIRS_PER_BLOCK

@@ -39,9 +39,9 @@ _KERNELS = {
 _ROW = re.compile(
   r'(\w+):?\s+([\d.eE+-]+)\s+([\d.eE+-]+)\s+([\d.eE+-]+)\s+([\d.eE+-]+)\s*$'
 )
-_REPEATS = re.compile(r'(?:Running kernels|will be executed) (\d+) times')
+_REPEATS = re.compile(r'(?:Running kernels|will be executed) (\d{1,12}) times')
 _THREADS = re.compile(
-  r'Number of Threads (?:counted|requested) = (\d+)', re.IGNORECASE
+  r'Number of Threads (?:counted|requested) = (\d{1,12})', re.IGNORECASE
 )
 _HEADER = 'Function'
 # The rate's text agrees with bytes over the shortest time to its digits.

@@ -9,6 +9,8 @@ import numpy as np
 from diffmem import errors
 
 SUFFIXES = ('.parquet', '.csv')
+# No measured quantity is larger, in whatever unit.
+_HIGH = 1e30
 
 
 class Table:
@@ -73,7 +75,7 @@ class Table:
     low: float = 0.0,
     nullable: bool = False,
   ) -> np.ndarray:
-    """A column of finite numbers above `low`, NaN for null.
+    """A column of finite numbers from `low` on, NaN for null.
 
     Args:
       name: of the column.
@@ -89,8 +91,8 @@ class Table:
     values = self._raw(name)
     numbers = self._parsed(name, values, unit)
     null = np.array([v is None or v == '' for v in values], bool)
-    wanted = f'a number{unit and " of " + unit}, at least {low:g}'
-    bad = ~null & ~(np.isfinite(numbers) & (numbers >= low))
+    wanted = f'a number{unit and " of " + unit} from {low:g} to {_HIGH:g}'
+    bad = ~null & ~((numbers >= low) & (numbers <= _HIGH))
     if not nullable:
       bad |= null
     if bad.any():
@@ -182,12 +184,16 @@ def _read_parquet(path: pathlib.Path) -> Table:
 
   try:
     data = pq.ParquetFile(path).read()
-    columns = {name: data[name].to_pylist() for name in data.column_names}
-  except (pa.ArrowException, OSError) as error:
+    columns = {
+      name: column.to_pylist()
+      for name, column in zip(data.column_names, data.columns, strict=True)
+    }
+  except (pa.ArrowException, OSError, ValueError) as error:
     reason = (str(error).splitlines() or [''])[0]
     raise errors.TraceError(
       path, expected=f'a whole Parquet file; it is damaged ({reason})'
     ) from None
+  _refuse_repeated(path, data.column_names)
   return Table(path, columns)
 
 
@@ -209,7 +215,11 @@ def _read_csv(path: pathlib.Path) -> Table:
         value=','.join(row)[:80],
         expected=f'{len(header)} cells as in the header; it has {len(row)}',
       )
-  if len(set(header)) != len(header):
-    repeated = next(name for name in header if header.count(name) > 1)
-    raise errors.TraceError(path, column=repeated, expected='every column once')
+  _refuse_repeated(path, header)
   return Table(path, {n: [r[j] for r in rows] for j, n in enumerate(header)})
+
+
+def _refuse_repeated(path: pathlib.Path, names: list[str]) -> None:
+  for name in names:
+    if names.count(name) > 1:
+      raise errors.TraceError(path, column=name, expected='every column once')

@@ -7,6 +7,9 @@ from typing import Any
 
 from diffmem import errors
 
+# No measured quantity is larger, in whatever unit.
+_HIGH = 1e30
+
 
 def read(path: pathlib.Path) -> str:
   """The whole file.
@@ -38,13 +41,13 @@ def number(
     found = math.nan if isinstance(value, bool) else float(value)
   except (TypeError, ValueError, OverflowError):
     found = math.nan
-  if not (math.isfinite(found) and found >= low):
+  if not low <= found <= _HIGH:
     raise errors.TraceError(
       path,
       row=line,
       column=name,
       value=value,
-      expected=f'a number, at least {low:g}',
+      expected=f'a number from {low:g} to {_HIGH:g}',
     )
   return found
 
@@ -73,8 +76,8 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     )
   try:
     value, _ = json.JSONDecoder().raw_decode(found, start)
-  except (json.JSONDecodeError, RecursionError) as error:
-    reason = getattr(error, 'msg', 'too deep')
+  except (ValueError, RecursionError) as error:
+    reason = getattr(error, 'msg', 'too deep, or too long a number')
     raise errors.TraceError(
       path, row=getattr(error, 'lineno', None), expected=f'JSON ({reason})'
     ) from None
