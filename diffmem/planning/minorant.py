@@ -12,8 +12,9 @@ of a half-duplex bus. With the written share s = w / (r + w), such a law is
 
 so a line below f over the shares that the placement can reach gives a time
 below t that is linear in the bytes, and that a turnaround tier without its
-mixed term expresses: r / R' + w / W'. Exponents below one are raised to one,
-which lowers a norm.
+mixed term expresses: r / R' + w / W'. A larger exponent lowers a norm:
+exponents below one are raised to one, and a knee that bends with the written
+share takes the largest exponent that the placement can reach.
 """
 
 import dataclasses
@@ -101,10 +102,16 @@ def _convex_system(system: System, shares: tuple[Array, Array]) -> System:
   """The system with convex laws; changed leaves get the shape [plan, op]."""
   tiers = []
   for i, tier in enumerate(system.tiers):
-    queue_p = jnp.maximum(tier.log_queue_p, 0.0)
-    tier = dataclasses.replace(tier, log_queue_p=queue_p)
+    low, high = shares[0][..., i], shares[1][..., i]
+    bend = jnp.tanh(tier.bend_queue)
+    log_p = tier.log_queue_p + jnp.maximum(bend * low, bend * high)
+    tier = dataclasses.replace(
+      tier,
+      log_queue_p=jnp.maximum(log_p, 0.0),
+      bend_queue=jnp.zeros_like(log_p),
+    )
     if tier.duplex is not Duplex.FULL:
-      tier = _linear_tier(tier, shares[0][..., i], shares[1][..., i])
+      tier = _linear_tier(tier, low, high)
     tiers.append(tier)
   norms = {n: jnp.maximum(getattr(system, n), 0.0) for n in _NORMS}
   return dataclasses.replace(system, tiers=tuple(tiers), **norms)

@@ -62,7 +62,7 @@ def sweep(
 
   def value_all(indices, spill, report=None):
     """All batches; the first one compiles, the rest share the cores."""
-    batches = _batches(indices)
+    batches = _batches(indices, _BATCH)
     found = [_one(run, system, job, space, batches[0], spill)]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
       rest = pool.map(
@@ -88,7 +88,7 @@ def sweep(
   return Swept(bound, value, overflow_B)
 
 
-def _batches(indices: np.ndarray, size: int = _BATCH) -> list[np.ndarray]:
+def _batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
   return [indices[i : i + size] for i in range(0, len(indices), size)]
 
 

@@ -102,7 +102,7 @@ def _layers(model, decoding, c, stage, sizes, batch) -> Operation:
     # Uniform routing of the tokens that share this device's experts.
     miss = 1.0 - model.experts.top_k / model.experts.count
     tokens = batch * c.expert
-    read_B[stage_lib.EXPERTS] = sizes[stage_lib.EXPERTS] * (1.0 - miss**batch)
+    read_B[stage_lib.EXPERTS] = sizes[stage_lib.EXPERTS] * (1.0 - miss**tokens)
   # The input table is looked up row by row; the output table is read whole.
   table_B = stage_lib.WEIGHT_B * model.vocab * model.d_model / c.tensor
   read_B[stage_lib.EMBEDDINGS] = table_B
