@@ -52,6 +52,8 @@ def _guarded(main: Callable[[], None]) -> None:
   )
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache / 'diffmem/xla'))
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+  # XLA warns of tuning flags in every program that it reads from the cache.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   try:
     main()
   except errors.DiffmemError as error:

@@ -120,6 +120,7 @@ class Demand:
 
 
 def _full(value: Any, shape: tuple[int, ...]) -> jax.Array:
+  value = value if isinstance(value, jax.Array) else np.asarray(value)
   dtype = jnp.promote_types(jnp.result_type(float), jnp.result_type(value))
   return jnp.broadcast_to(jnp.asarray(value, dtype), shape)
 

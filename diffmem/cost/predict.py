@@ -148,15 +148,17 @@ def _homes(system: System) -> list[int]:
 
 
 def _access_latency_s(system, tiers, demand):
-  """Unloaded latency of one access, its share of page walks included."""
-  walks = residency.walk_fraction(
-    demand.working_set_B[..., None],
-    system.page_reach_B,
-    demand.granule_B[..., np.array(_homes(system))],
+  """Unloaded latency of one access, its share of translations included."""
+  granule_B = demand.granule_B[..., np.array(_homes(system))]
+  of_one_B = (demand.working_set_B / demand.participants)[..., None]
+  extra_s = (
+    residency.translation_misses(of_one_B, system.tlb_reach_B, granule_B)
+    * system.tlb_miss_s
+    + residency.translation_misses(of_one_B, system.page_reach_B, granule_B)
+    * system.page_walk_s
   )
   links = _last_axis([t.link for t in system.tiers], demand)
-  walks = jnp.where(links, 0.0, walks)
-  return tiers['latency_s'] + walks * system.page_walk_s
+  return tiers['latency_s'] + jnp.where(links, 0.0, extra_s)
 
 
 def _rounds(system, tiers, demand, read_B, write_B):
@@ -203,7 +205,9 @@ def _transfer_s(system, tiers, demand, read_B, write_B):
       columns[i] = times_s[..., j]
   homes = np.array(_homes(system))
   overhead = 1.0 + tiers['granule_B'] / demand.granule_B[..., homes]
-  return jnp.stack(columns, -1) * overhead / _scale(system, demand)
+  # Cores that work together run slower than one alone (power, clock).
+  speedup = _scale(system, demand) ** (1.0 - system.private_loss)
+  return jnp.stack(columns, -1) * overhead / speedup
 
 
 # A memory and the link to it are a pipeline: the slower stage decides, with

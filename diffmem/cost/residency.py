@@ -20,10 +20,14 @@ behaves like one of
 with B our own rate when it hits. A pointer chase is slow and loses a shared
 cache long before a stream does.
 
-*Translation.* A random access to a set larger than the reach R of the
-translation caches misses them with 1 - R / S (uniform accesses), smoothed:
+*Translation.* A random access to a set larger than the reach R of a
+translation cache misses it with 1 - R / S (uniform accesses), smoothed:
 
     miss = 1 - (1 + (S / R)^s)^(-1/s)
+
+A core has two such caches (Intel 248966-050, section 2: 64 and 1,536 entries
+of 4 KiB pages); a miss of the second walks the page table. Under a hypervisor
+huge pages of the guest are split to those of the host.
 """
 
 import jax
@@ -53,13 +57,18 @@ def crowded_set_B(
   return working_set_B * (1.0 + churn_Bps * seconds_per_B)
 
 
-def walk_fraction(
+def translation_misses(
   working_set_B: Array, reach_B: Array, granule_B: Array
 ) -> Array:
-  """Page walks per cache line fetched.
+  """Misses of a translation cache per cache line fetched.
 
   A run of g bytes touches 1 + g / 4096 pages and g / 64 lines; a pointer
-  chase walks once per line, a stream once in 64 lines.
+  chase translates once per line, a stream once in 64 lines.
+
+  Args:
+    working_set_B: of one core [B].
+    reach_B: bytes that the translation cache covers [B].
+    granule_B: length of a run of consecutive addresses [B].
   """
   log_ratio = jnp.log(working_set_B) - jnp.log(reach_B)
   covered = jnp.exp(

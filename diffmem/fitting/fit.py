@@ -24,6 +24,7 @@ from diffmem.system import (
   from_leaves,
   leaves_by_name,
   to_numpy,
+  what_to_measure,
 )
 from diffmem.traces import Traces
 
@@ -34,7 +35,8 @@ class FitOptions:
 
   Attributes:
     starts: starting points; the first is read off the data.
-    steps: most Levenberg-Marquardt steps from each start.
+    steps: most Levenberg-Marquardt steps from each start, after half as many
+      in a first search.
     adam_steps: steps of Adam before them; 0 for none.
     draws: bootstrap refits; 0 for no ensemble.
     draw_steps: most Levenberg-Marquardt steps of each refit.
@@ -47,7 +49,7 @@ class FitOptions:
   steps: int = 60
   adam_steps: int = 0
   draws: int = 64
-  draw_steps: int = 10
+  draw_steps: int = 6
   seed: int = 0
   resume_path: str | os.PathLike | None = None
 
@@ -116,28 +118,23 @@ def _fit(prior, traces, options, on_progress) -> FitResult:
     ),
   )
 
-  thetas, losses = store.once(
+  scale, *found = store.once(
     'starts', lambda: _search(problem, traces, options, on_progress)
   )
-  problem = _rescale(problem, traces, thetas[np.argmin(losses)])
-  best = compiled.minimise(
-    problem,
-    thetas[np.argmin(losses)][None],
-    2 * options.steps,
-    stage='polish',
-    on_progress=on_progress,
-  )
-  theta = best.theta[0]
+  starts = optimise.Minimum(*found)
+  problem = _with_scale(problem, scale)
+  best = jax.tree.map(lambda x: x[np.argmin(starts.loss)], starts)
+  theta = best.theta
   draws = _bootstrap(problem, traces, theta, options, store, on_progress)
   fitted = _assemble(prior, problem, best, draws, traces)
   store.clear()
-  is_converged = bool(best.converged[0])
+  is_converged = bool(best.converged)
   return FitResult(
     fitted=fitted,
-    loss=float(best.loss[0]),
-    start_losses=tuple(float(x) for x in losses),
+    loss=float(best.loss),
+    start_losses=tuple(float(x) for x in starts.loss),
     converged=is_converged,
-    help=_help(fitted, losses, is_converged),
+    help=_help(fitted, starts.loss, is_converged),
   )
 
 
@@ -168,19 +165,23 @@ def _search(problem, traces, options, on_progress):
   """Minimises from several starts, first with equal scales, then with own.
 
   Returns:
-    theta [start parameter] and loss [start].
+    the scales [equation], then the fields of `optimise.Minimum` [start ...].
   """
   starts = _starting_points(problem, traces, options)
   if options.adam_steps:
     starts = _warm_up(problem, starts, options.adam_steps)
   rough = compiled.minimise(
-    problem, starts, options.steps, stage='search', on_progress=on_progress
+    problem, starts, options.steps // 2, stage='search', on_progress=on_progress
   )
-  problem = _rescale(problem, traces, rough.theta[np.argmin(rough.loss)])
+  scale = _own_scale(problem, traces, rough.theta[np.argmin(rough.loss)])
   fine = compiled.minimise(
-    problem, rough.theta, options.steps, stage='refine', on_progress=on_progress
+    _with_scale(problem, scale),
+    rough.theta,
+    options.steps,
+    stage='refine',
+    on_progress=on_progress,
   )
-  return fine.theta, fine.loss
+  return scale, *fine
 
 
 def _starting_points(problem, traces, options) -> np.ndarray:
@@ -208,8 +209,13 @@ def _warm_up(problem, starts, steps):
   return np.stack([np.asarray(run(t, problem.data)) for t in starts])
 
 
-def _rescale(problem, traces, theta) -> Problem:
-  """Sets every equation's scale to how well its kind fits.
+def _with_scale(problem: Problem, scale: np.ndarray) -> Problem:
+  data = dataclasses.replace(problem.data, scale=scale)
+  return dataclasses.replace(problem, data=data)
+
+
+def _own_scale(problem, traces, theta) -> np.ndarray:
+  """Expected deviation of every equation: how well its kind fits.
 
   The scale of a kind (op, tier that serves it) is the robust deviation of its
   residuals, with the deviation of the row's own repeats added in squares, so
@@ -225,9 +231,7 @@ def _rescale(problem, traces, theta) -> Problem:
     variance = (n * _robust_sd(residual[rows]) ** 2 + 4 * overall**2) / (n + 4)
     scale[rows] = np.sqrt(variance)
   noise = np.nan_to_num(problem.observations.rel_std, nan=0.0)
-  scale = np.sqrt(np.maximum(scale, SCALE_FLOOR) ** 2 + noise**2)
-  data = dataclasses.replace(problem.data, scale=scale)
-  return dataclasses.replace(problem, data=data)
+  return np.sqrt(np.maximum(scale, SCALE_FLOOR) ** 2 + noise**2)
 
 
 def _residuals(problem, traces, theta) -> tuple[np.ndarray, np.ndarray]:
@@ -282,13 +286,13 @@ def _bootstrap(problem, traces, theta, options, store, on_progress):
 
 
 def _assemble(prior, problem, best, draws, traces) -> FittedSystem:
-  theta = best.theta[0]
-  stderr = uncertainty.standard_errors(best.normal[0])
+  theta = best.theta
+  stderr = uncertainty.standard_errors(best.normal)
   system = to_numpy(problem.system_at(theta))
   knowledge = {}
-  for name, info in system.infos().items():
+  for name in system.infos():
     known = prior.knowledge[name]
-    measure = uncertainty.what_to_measure(name, info)
+    measure = what_to_measure(system, name)
     if name in problem.names:
       error = float(stderr[problem.names.index(name)])
       status = uncertainty.status_of(error, known.prior_sd)
@@ -329,9 +333,9 @@ def _scatter(problem, traces, best) -> dict[str, float]:
   Residuals of the rows that were fitted are too small by the freedom that the
   fit used up; small groups are drawn towards the whole.
   """
-  residual, kinds = _residuals(problem, traces, best.theta[0])
+  residual, kinds = _residuals(problem, traces, best.theta)
   kinds = np.array([observe.scatter_key(kind) for kind in kinds])
-  stderr = uncertainty.standard_errors(best.normal[0])
+  stderr = uncertainty.standard_errors(best.normal)
   used = np.sum(1.0 - np.minimum(stderr / problem.data.prior_sd, 1.0) ** 2)
   freedom = len(residual) / max(len(residual) - used, 1.0)
   overall = _quantile_sd(residual)

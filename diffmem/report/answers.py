@@ -48,7 +48,7 @@ def plan_part(result: PlanResult, fitted: FittedSystem) -> data.Plan | None:
   best = result.plans[0]
   workload = load_workload(result.request['workload'])
   return data.Plan(
-    document=_with_notes(result.to_dict(), fitted),
+    document=_for_people(result.to_dict(), fitted),
     system=fitted.system.name,
     workload=workload.name,
     chips=result.request['chips'],
@@ -69,16 +69,33 @@ def plan_part(result: PlanResult, fitted: FittedSystem) -> data.Plan | None:
   )
 
 
-def _with_notes(
+# Unit of the objective that a byte of capacity saves (or gains).
+_SAVED = {
+  'step_time_s': 's', 'tokens_per_s': 'tokens/s', 'energy_per_token_J': 'J',
+  'cost_per_token_usd': 'USD',
+}  # fmt: skip
+
+
+def _for_people(
   document: dict[str, Any], fitted: FittedSystem
 ) -> dict[str, Any]:
-  """Marks elasticities to parameters that nobody has measured."""
-  marked = {}
+  """The document with notes, and prices for each GB instead of each byte.
+
+  Bends have either sign and no percent: their slopes stay in the JSON.
+  """
+  elasticities = {}
   for name, value in (document['elasticities'] or {}).items():
+    if value is None or '.bend_' in name:
+      continue
     known = fitted.knowledge.get(name)
     note = _NOT_MEASURED.get(known.status, '') if known else ''
-    marked[name] = {'value': value, 'note': note} if value is not None else None
-  return document | {'elasticities': marked}
+    elasticities[name] = {'value': value, 'note': note}
+  unit = f'{_SAVED[document["request"]["objective"]]} per GB'
+  prices = {
+    name: {'value': 1e9 * value, 'unit': unit}
+    for name, value in (document['shadow_prices'] or {}).items()
+  }
+  return document | {'elasticities': elasticities, 'shadow_prices': prices}
 
 
 def provenance(

@@ -41,8 +41,8 @@ def render_report(data: ReportData) -> str:
     model.roofline_section(data.roofline),
     model.held_out_section(data.held_out),
     model.programs_section(data.programs),
-    parameters.parameters_section(data.parameters),
     planned.plan_section(data.plan),
+    parameters.parameters_section(data.parameters),
     _provenance(data.provenance),
   ]
   sections = [section for section in found if section is not None]

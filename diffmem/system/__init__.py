@@ -8,6 +8,7 @@ from diffmem.system.fitted import Knowledge as Knowledge
 from diffmem.system.fitted import Status as Status
 from diffmem.system.host import cpu_system as cpu_system
 from diffmem.system.host import prior as prior
+from diffmem.system.measure import what_to_measure as what_to_measure
 from diffmem.system.parameters import ParameterInfo as ParameterInfo
 from diffmem.system.system import System as System
 from diffmem.system.system import from_leaves as from_leaves

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from diffmem.system.engine import Engine
 from diffmem.system.fitted import FittedSystem, Knowledge, Status
+from diffmem.system.measure import what_to_measure
 from diffmem.system.system import System
 from diffmem.system.tier import Duplex, Tier
 
@@ -85,6 +86,7 @@ def cpu_system(
   ]
   system = System.of(
     name, tiers, engines, launch_s=20e-6, page_reach_B=8e6, page_walk_s=20e-9,
+    tlb_reach_B=256e3, tlb_miss_s=2e-9,
     power_cap_W=1e4,
   )  # fmt: skip
   return prior(system, _SOURCE)
@@ -101,6 +103,7 @@ def prior(system: System, source: str) -> FittedSystem:
       prior_sd=info.prior_sd,
       stderr=info.prior_sd,
       source=source,
+      measure=what_to_measure(system, name) if name in active else '',
     )
     for name, info in system.infos().items()
   }

@@ -42,8 +42,17 @@ class System:
   log_link_overlap_p: Scalar = parameters.parameter(
     '1', 2.0, 0.7, 'overlap of links with all local work; 1 is none'
   )
+  log_private_loss: Scalar = parameters.parameter(
+    '1', 0.03, 1.0, 'private tiers: n participants are worth n^(1 - loss)'
+  )
+  log_tlb_reach_B: Scalar = parameters.parameter(
+    'B', 256e3, 1.0, 'bytes that the first translation cache of a core covers'
+  )
+  log_tlb_miss_s: Scalar = parameters.parameter(
+    's', 1e-12, 1.0, 'a miss of the first that the second translation serves'
+  )
   log_page_reach_B: Scalar = parameters.parameter(
-    'B', 64e6, 1.5, 'bytes that the translation caches cover'
+    'B', 64e6, 1.5, 'bytes that all translation caches of a core cover'
   )
   log_page_walk_s: Scalar = parameters.parameter(
     's', 20e-9, 1.0, 'page walk of one translation miss'

@@ -17,6 +17,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.steps = 60  # most Levenberg-Marquardt steps of each
   config.adam_steps = 0  # Adam before them, for rough priors
   config.draws = 64  # bootstrap refits: the ensemble
-  config.draw_steps = 10
+  config.draw_steps = 6
   config.holdout_every = 4  # one size in so many is held out; 0 for none
   return config

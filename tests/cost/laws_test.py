@@ -191,7 +191,7 @@ class TestResidency:
     assert chase > 5 * stream
 
   def test_walks_per_line(self):
-    walks = residency.walk_fraction
+    walks = residency.translation_misses
     assert walks(1e3, 1e6, 64.0) == pytest.approx(0.0, abs=1e-6)
     assert walks(1e12, 1e6, 64.0) == pytest.approx(1.0, rel=1e-3)
     assert walks(1e12, 1e6, 1e12) == pytest.approx(64 / 4096, rel=1e-3)

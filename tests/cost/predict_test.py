@@ -39,7 +39,14 @@ def make_system(**changes) -> System:
     Engine.of('vector:float32', rate_FLOPps=1e10),
   ]
   system = System.of(
-    'test', tiers, engines, launch_s=1e-6, overlap_p=3.0, static_W=50.0
+    'test',
+    tiers,
+    engines,
+    launch_s=1e-6,
+    overlap_p=3.0,
+    static_W=50.0,
+    tlb_miss_s=2e-9,
+    private_loss=0.1,
   )
   return system.with_values(changes)
 
@@ -84,12 +91,16 @@ def reference_time_s(s: dict, d: Demand, i: int) -> float:
     r, w = row['read_B'][at], row['write_B'][at]
     if r + w == 0:
       return 0.0
-    walk_miss = 1 - (1 + (size / s['system.page_reach_B']) ** 4) ** -0.25
     g = row['granule_B'][at]
-    walks = walk_miss * min((1 + g / 4096) / (max(g, 64) / 64), 1.0)
-    if tier == 'PCIe':
-      walks = 0.0
-    latency = s[f'{tier}.latency_s'] + walks * s['system.page_walk_s']
+    per_line = min((1 + g / 4096) / (max(g, 64) / 64), 1.0)
+    latency = s[f'{tier}.latency_s']
+    for reach, cost in (
+      ('tlb_reach_B', 'tlb_miss_s'),
+      ('page_reach_B', 'page_walk_s'),
+    ):
+      miss = 1 - (1 + (size / n / s[f'system.{reach}']) ** 4) ** -0.25
+      if tier != 'PCIe':
+        latency += miss * per_line * s[f'system.{cost}']
     given = row['in_flight_B'][at]
     private = tier == 'L1'
     if given > 0:
@@ -105,7 +116,7 @@ def reference_time_s(s: dict, d: Demand, i: int) -> float:
         s[f'{tier}.wait_p'],
       )
     transfer = law(r, w) * (1 + s[f'{tier}.granule_B'] / g)
-    transfer /= n if private else 1.0
+    transfer /= n ** (1 - s['system.private_loss']) if private else 1.0
     knee = np.exp(np.tanh(s[f'{tier}.bend_queue']) * w / (r + w))
     return norm([rounds * latency, transfer], s[f'{tier}.queue_p'] * knee)
 
@@ -241,6 +252,7 @@ FASTER = [
   ('SSD.latency_s', -1), ('PCIe.latency_s', -1), ('L3.churn_Bps', -1),
   ('matrix:float32.rate_FLOPps', 1), ('vector:float32.rate_FLOPps', 1),
   ('system.launch_s', -1), ('system.page_walk_s', -1),
+  ('system.tlb_miss_s', -1), ('system.private_loss', -1),
   ('system.page_reach_B', 1), ('system.overlap_p', 1),
   ('DRAM.read_in_flight_B', 1), ('SSD.granule_B', -1),
   ('system.power_cap_W', 1), ('DRAM.path_J_per_B', -1),
@@ -317,7 +329,9 @@ def test_bytes_scale_with_the_unit_of_bytes(x64):
   """Everything in bytes a thousand times larger changes no time."""
   system = make_system(**{'system.power_cap_W': 1e9})
   # Page and line sizes are absolute: leave walks out.
-  system = system.with_values({'system.page_walk_s': 1e-30})
+  system = system.with_values(
+    {'system.page_walk_s': 1e-30, 'system.tlb_miss_s': 1e-30}
+  )
   demand = make_demand(system)
   larger = {
     n: float(v) * 1e3

@@ -10,7 +10,12 @@ import scipy.optimize
 
 from diffmem import errors, fitting
 from diffmem.fitting import loss, optimise, split, uncertainty
-from diffmem.system import Status, cpu_system, leaves_by_name
+from diffmem.system import (
+  Status,
+  cpu_system,
+  leaves_by_name,
+  what_to_measure,
+)
 
 from . import synthetic
 
@@ -69,7 +74,7 @@ def test_what_the_data_cannot_tell_is_named(result):
   unidentified = result.fitted.named(Status.UNIDENTIFIED)
   # Two threads do not saturate the shared cache: its capacity stays open.
   assert 'L3.read_Bps' in unidentified
-  assert 'more threads' in result.fitted.knowledge['L3.read_Bps'].measure
+  assert 'more participants' in result.fitted.knowledge['L3.read_Bps'].measure
   assert any('L3.read_Bps' in line for line in result.help)
   prior_only = result.fitted.named(Status.PRIOR)
   assert 'DRAM.path_J_per_B' in prior_only
@@ -260,6 +265,6 @@ class TestUncertainty:
     np.testing.assert_allclose(weights.mean(0), 1.0, atol=0.15)
 
   def test_every_parameter_has_something_to_measure(self, prior):
-    for name, info in prior.system.infos().items():
-      text = uncertainty.what_to_measure(name, info)
+    for name in prior.system.infos():
+      text = what_to_measure(prior.system, name)
       assert text and '{' not in text

@@ -29,7 +29,8 @@ def true_system() -> System:
       'disk.granule_B': 9e3, 'disk.queue_p': 1.6,
       'matrix:float32.rate_FLOPps': 120e9, 'matrix:float32.fill_rows': 50.0,
       'system.launch_s': 12e-6, 'system.page_reach_B': 6e6,
-      'system.page_walk_s': 30e-9,
+      'system.page_walk_s': 30e-9, 'system.tlb_miss_s': 2.2e-9,
+      'system.tlb_reach_B': 220e3, 'system.private_loss': 0.06,
     }
   )  # fmt: skip
 

@@ -234,11 +234,11 @@ def test_write_report_replaces_the_file(tmp_path):
   assert [p.name for p in path.parent.iterdir()] == ['report.html']
 
 
-def test_page_needs_neither_jax_nor_matplotlib(tmp_path):
+def test_page_does_not_need_matplotlib(tmp_path):
   code = (
     'import sys; from diffmem import report; '
     f'report.write_report({str(tmp_path / "r.html")!r}, report.ReportData()); '
-    'sys.exit(bool({"jax", "matplotlib"} & set(sys.modules)))'
+    'sys.exit("matplotlib" in sys.modules)'
   )
   root = pathlib.Path(__file__).parents[2]
   assert subprocess.run([sys.executable, '-c', code], cwd=root).returncode == 0

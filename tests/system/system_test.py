@@ -101,7 +101,9 @@ def test_active_parameters_follow_the_law():
 
 def test_cpu_prior_is_all_prior():
   prior = cpu_system('x', (32e3, 1e6, 3e7), (True, True, False))
-  assert prior.system.tier_names == ('L1', 'L2', 'L3', 'DRAM', 'disk')
+  assert prior.system.tier_names == (
+    'L1', 'L2', 'L3', 'DRAM', 'disk', 'Ethernet',
+  )  # fmt: skip
   assert set(prior.knowledge) == set(prior.system.infos())
   assert not prior.named(Status.FITTED, Status.UNIDENTIFIED)
   assert 'disk.bend_read' in prior.named(Status.PRIOR)

@@ -46,8 +46,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diffmem import errors, units
-from diffmem.system import parameters
-from diffmem.system.catalog import measure
+from diffmem.system import measure, parameters
 from diffmem.system.engine import Engine
 from diffmem.system.fitted import FittedSystem, Knowledge, Status
 from diffmem.system.system import System
@@ -264,7 +263,9 @@ def _knowledge(
       prior_sd=sd,
       stderr=sd,
       source=figure.source,
-      measure='' if unused else measure.text(system, part, parameter),
+      measure=''
+      if unused
+      else measure.what_to_measure(system, f'{part}.{parameter}'),
     )
   return found
 

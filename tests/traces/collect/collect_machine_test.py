@@ -59,7 +59,14 @@ def test_a_machine_without_sysfs_still_gets_a_grid(tmp_path, monkeypatch):
 )
 def test_largest_set_fits_caches_and_memory(cache_mib, free_mib, largest_mib):
   made = machine.Machine(
-    (0,), (cache_mib * 2**20,), (False,), free_mib * 2**20, True, ''
+    cpus=(0,),
+    cache_bytes=(cache_mib * 2**20,),
+    private=(False,),
+    available_bytes=free_mib * 2**20,
+    memory_bytes=free_mib * 2**20,
+    disk_bytes=10**10,
+    huge_pages=True,
+    cpu_model='',
   )
   assert made.dram_bytes() == largest_mib * 2**20
 

@@ -1,4 +1,4 @@
-"""What to measure to learn a parameter: the `measure` text of a prior."""
+"""What to measure to learn a parameter: the `measure` text of `Knowledge`."""
 
 from diffmem.system.system import System
 
@@ -9,6 +9,9 @@ _SHARED = {
   'launch_s': "op 'step': many tiny launches",
   'overlap_p': "op 'gemm' whose operands stream from memory, several sizes",
   'link_overlap_p': "op 'step': the same work with and without its collective",
+  'private_loss': "ops 'stream' and 'copy' in private caches, 1 thread to all",
+  'tlb_reach_B': "op 'pointer_chase' from 64 KiB to 2 MiB",
+  'tlb_miss_s': "op 'pointer_chase' from 64 KiB to 2 MiB",
   'page_reach_B': "op 'pointer_chase' over growing working sets",
   'page_walk_s': "op 'pointer_chase' over working sets beyond the page reach",
   'static_W': 'power_W at full clocks with little work',
@@ -23,12 +26,14 @@ _LINK = {
 }
 _MEMORY = {
   'latency_s': "op 'pointer_chase' on {part}",
-  'read_Bps': "op 'stream' on {part}, all participants",
-  'write_Bps': "ops 'copy' and 'triad' on {part}",
-  'mixed_Bps': "op 'copy' on {part}",
+  'read_Bps': "op 'stream' on {part} with more participants, until it no "
+  'longer rises',
+  'write_Bps': "ops 'copy' and 'triad' on {part} with more participants",
+  'mixed_Bps': "ops 'stream', 'copy' and 'triad' on {part}, all participants",
   'bend_read': "ops 'stream', 'triad' and 'copy' on {part}",
   'bend_write': "ops 'triad' and 'copy' on {part}, up to all writes",
   'queue_p': "op 'loaded_latency' on {part}, up to its capacity",
+  'bend_queue': "op 'loaded_latency' on {part} at several shares of writes",
 }
 _ANY_TIER = {
   'granule_B': "op 'random_read' on {part}, several granules",
@@ -37,7 +42,7 @@ _ANY_TIER = {
   'wait_p': "ops 'stream' and 'copy' on {part}, few participants",
   'capacity_B': 'nothing: what the driver reports as the size of {part}',
   'cliff_k': "op 'stream' over working sets around the size of {part}",
-  'churn_Bps': "op 'stream' over a set near the size of {part}, after a pause",
+  'churn_Bps': "ops 'pointer_chase' and 'stream' around the size of {part}",
   'device_J_per_B': 'the memory maker: a board shows device and path together',
   'path_J_per_B': "power_W of op 'stream' on {part}, several rates",
 }
@@ -52,14 +57,14 @@ _ANYTHING = "ops 'stream', 'copy' and 'random_read' on {part}"
 _CACHE = {'capacity_B': _ANY_TIER['cliff_k']}
 
 
-def text(system: System, part: str, parameter: str) -> str:
-  """What to measure to learn a parameter.
+def what_to_measure(system: System, name: str) -> str:
+  """What to measure to learn a parameter, in ops of the trace schema.
 
   Args:
     system: the machine.
-    part: a tier, an engine, or 'system'.
-    parameter: its parameter, such as 'latency_s'.
+    name: full name of the parameter, such as 'HBM.latency_s'.
   """
+  part, _, parameter = name.rpartition('.')
   if part == 'system':
     return _SHARED.get(parameter, "op 'step'")
   if part in system.engine_names:
@@ -80,4 +85,6 @@ def _of_engine(part: str, parameter: str) -> str:
   )
   if parameter == 'rate_FLOPps':
     return f'{op}, large and square'
+  if parameter == 'fill_rows':
+    return f"op 'gemm' with few rows in {dtype}"
   return f'power_W of {op}, at several rates'
