@@ -8,6 +8,7 @@ compared.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -79,18 +80,14 @@ def _predict_traces(fitted: FittedSystem, traces: Traces) -> Predictions:
     observe.demand_of(fitted.system, traces), candidates
   )
 
-  @jax.jit
-  @jax.vmap
-  def answers(system):
-    cost = predict(system, demand)
-    closed = observe.predicted_log(cost, observations)
-    latency_s, load = observe.open_latency_s(
-      system, demand, cost, bandwidth_Bps
-    )
-    logs = jnp.concatenate([closed, jnp.log(latency_s)])
-    return logs, load, cost.served_B[: len(traces)]
-
-  logs, load, served_B = jax.tree.map(np.asarray, answers(_with_draws(fitted)))
+  logs, load, served_B = jax.tree.map(
+    np.asarray,
+    _answers(
+      _with_draws(fitted), demand, observations.which, observations.row,
+      bandwidth_Bps,
+    ),
+  )  # fmt: skip
+  served_B = served_B[:, : len(traces)]
   labels = observe.tier_labels(fitted.system, served_B[0])
   # Open rows count only below the wall, as the best estimate sees it.
   is_open = load[0] < observe.OPEN_LOAD_LIMIT
@@ -118,6 +115,16 @@ def _predict_traces(fitted: FittedSystem, traces: Traces) -> Predictions:
     lo90=np.exp(logs[0] - _Z90 * spread),
     hi90=np.exp(logs[0] + _Z90 * spread),
   )
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(0, None, None, None, None))
+def _answers(system, demand, which, row, bandwidth_Bps):
+  """Logs of all predictions, load of the open ones, bytes served."""
+  cost = predict(system, demand)
+  closed = observe.predicted_log(cost, which, row)
+  latency_s, load = observe.open_latency_s(system, demand, cost, bandwidth_Bps)
+  return jnp.concatenate([closed, jnp.log(latency_s)]), load, cost.served_B
 
 
 def _with_draws(fitted: FittedSystem) -> System:

@@ -35,8 +35,8 @@ class FitOptions:
 
   Attributes:
     starts: starting points; the first is read off the data.
-    steps: most Levenberg-Marquardt steps from each start, after half as many
-      in a first search.
+    steps: most Levenberg-Marquardt steps from the best few starts, after
+      half as many from all.
     adam_steps: steps of Adam before them; 0 for none.
     draws: bootstrap refits; 0 for no ensemble.
     draw_steps: most Levenberg-Marquardt steps of each refit.
@@ -61,7 +61,8 @@ class FitResult:
   Attributes:
     fitted: the system, its knowledge and its ensemble.
     loss: half the sum of squared residuals at the best point.
-    start_losses: the same for every start: a spread means local minima.
+    start_losses: the same for the few best starts: a spread means local
+      minima.
     converged: whether the best start converged.
     help: what happened and what to do, one line each.
   """
@@ -162,7 +163,7 @@ def _drop_untouched(problem: Problem) -> Problem:
 
 
 def _search(problem, traces, options, on_progress):
-  """Minimises from several starts, first with equal scales, then with own.
+  """Minimises from all starts with equal scales, the best few with own.
 
   Returns:
     the scales [equation], then the fields of `optimise.Minimum` [start ...].
@@ -173,10 +174,11 @@ def _search(problem, traces, options, on_progress):
   rough = compiled.minimise(
     problem, starts, options.steps // 2, stage='search', on_progress=on_progress
   )
-  scale = _own_scale(problem, traces, rough.theta[np.argmin(rough.loss)])
+  best = np.argsort(rough.loss)[: compiled.LANES]
+  scale = _own_scale(problem, traces, rough.theta[best[0]])
   fine = compiled.minimise(
     _with_scale(problem, scale),
-    rough.theta,
+    rough.theta[best],
     options.steps,
     stage='refine',
     on_progress=on_progress,

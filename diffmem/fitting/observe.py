@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from diffmem import errors
 from diffmem.cost import STREAM_B, UNCACHED_B, Cost, Demand, service
@@ -46,6 +46,11 @@ class Observations:
 
   def __len__(self) -> int:
     return len(self.names)
+
+  @property
+  def which(self) -> Int[np.ndarray, ' equation']:
+    """Index of each observable in `OBSERVABLES`."""
+    return np.array([OBSERVABLES.index(name) for name in self.names])
 
 
 def demand_of(system: System, traces: Traces) -> Demand:
@@ -99,27 +104,31 @@ def observations_of(traces: Traces) -> Observations:
   return Observations(names, row, np.log(value), traces.get('rel_std')[row])
 
 
+# Columns of a trace that a cost speaks of.
+OBSERVABLES = ('time_s', 'bandwidth_Bps', 'latency_s', 'power_W', 'energy_J')
+
+
 def predicted_log(
-  cost: Cost, observations: Observations
+  cost: Cost,
+  which: Int[ArrayLike, ' equation'],
+  row: Int[ArrayLike, ' equation'],
 ) -> Float[Array, ' equation']:
-  """Log of what the model says of each observation."""
+  """Log of what the model says of each observation.
+
+  Args:
+    cost: of the rows.
+    which: observable of each equation, as an index into `OBSERVABLES`.
+    row: row of each equation.
+  """
   table = observable_table(cost)
-  names = list(table)
-  stacked = jnp.stack([table[n] for n in names])
-  which = np.array([names.index(n) for n in observations.names])
-  value = stacked[which, observations.row]
+  stacked = jnp.stack([table[name] for name in OBSERVABLES])
+  value = stacked[which, row]
   return jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny))
 
 
 def observable_table(cost: Cost) -> dict[str, Float[Array, ' op']]:
   """What a cost says of each observable column."""
-  return {
-    'time_s': cost.time_s,
-    'bandwidth_Bps': cost.bandwidth_Bps,
-    'latency_s': cost.latency_s,
-    'power_W': cost.power_W,
-    'energy_J': cost.energy_J,
-  }
+  return {name: getattr(cost, name) for name in OBSERVABLES}
 
 
 # Bytes in flight at which an operation is idle, and at which it is saturated.
@@ -152,7 +161,7 @@ def open_latency_s(
   system: System,
   demand: Demand,
   cost: Cost,
-  bandwidth_Bps: Float[np.ndarray, ' open'],
+  bandwidth_Bps: Float[ArrayLike, ' open'],
 ) -> tuple[Float[Array, ' open'], Float[Array, ' open']]:
   """Loaded latency from a given bandwidth (open form), and the load.
 
@@ -165,7 +174,7 @@ def open_latency_s(
   Returns:
     latency [s] and bandwidth over capacity [1].
   """
-  n = len(bandwidth_Bps)
+  n = bandwidth_Bps.shape[0]
   first = cost.time_s.shape[0] - 2 * n
   idle, full = slice(first, first + n), slice(first + n, None)
   home = jnp.argmax(cost.served_B[idle], -1)[:, None]

@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from diffmem.cost import Cost, Demand, predict
 from diffmem.fitting import loss, observe, optimise
-from diffmem.system import System, from_leaves, leaves_by_name
+from diffmem.system import System, from_leaves, leaves_by_name, to_numpy
 from diffmem.traces import Traces
 
 # No observation weighs more than one of this relative precision: the model
@@ -23,7 +23,10 @@ class Data:
   """The arrays of a fit; leaves, so that one compilation serves all data.
 
   Attributes:
+    base: the prior's centre; the fit replaces some of its leaves.
     demand: one operation per row.
+    which: observable of each equation [equation].
+    row: row of each equation [equation].
     log_value: log of the observations [equation].
     scale: expected relative deviation of each [equation].
     weight: bootstrap weight of each, 1 for none [equation].
@@ -31,7 +34,10 @@ class Data:
     prior_sd: its standard deviation [parameter].
   """
 
+  base: System
   demand: Demand
+  which: Int[ArrayLike, '*start equation']
+  row: Int[ArrayLike, '*start equation']
   log_value: Float[ArrayLike, '*start equation']
   scale: Float[ArrayLike, '*start equation']
   weight: Float[ArrayLike, '*start equation']
@@ -55,21 +61,26 @@ class Problem:
   observations: observe.Observations
   data: Data
 
-  def system_at(self, theta: Float[Array, ' parameter']) -> System:
+  def system_at(
+    self, theta: Float[Array, ' parameter'], data: Data | None = None
+  ) -> System:
     """The system with these values of the fitted leaves."""
-    leaves = leaves_by_name(self.system)
+    base = self.data.base if data is None else data.base
+    leaves = leaves_by_name(base)
     leaves |= {name: theta[i] for i, name in enumerate(self.names)}
-    return from_leaves(self.system, leaves)
+    return from_leaves(base, leaves)
 
   def log_ratio(
     self, theta: Float[Array, ' parameter'], data: Data
   ) -> Float[Array, ' equation']:
     """log(predicted / observed) of every equation."""
-    return self.log_ratio_of(predict(self.system_at(theta), data.demand), data)
+    return self.log_ratio_of(
+      predict(self.system_at(theta, data), data.demand), data
+    )
 
   def log_ratio_of(self, cost: Cost, data: Data) -> Float[Array, ' equation']:
     """The same from a cost that is there already."""
-    return observe.predicted_log(cost, self.observations) - data.log_value
+    return observe.predicted_log(cost, data.which, data.row) - data.log_value
 
   def terms(
     self, theta: Float[Array, ' parameter'], data: Data
@@ -107,6 +118,9 @@ def make_problem(
   observations = observe.observations_of(traces)
   n = len(observations)
   data = Data(
+    base=to_numpy(system),
+    which=observations.which,
+    row=observations.row,
     demand=observe.demand_of(system, traces),
     log_value=observations.log_value,
     scale=np.full(n, 0.05),

@@ -22,25 +22,40 @@ def cells(traces: Traces) -> np.ndarray:
   op = traces['op']
   working_set = traces.get('working_set_bytes', 0.0)
   octave = np.round(2 * np.log2(np.maximum(working_set, 1.0)))
+  mix = _written_tenths(traces)
+  level = _load_levels(traces, mix)
   names = []
   for i in range(len(traces)):
-    sweep, cell = _cell(traces, i, op[i], octave[i])
+    if op[i] in _BLOCK_OPS:
+      sweep, cell = 'blocks', traces.get('granule_bytes', 0.0)[i]
+    elif op[i] == 'loaded_latency':
+      sweep, cell = f'load at mix {mix[i]:.0f}', level[i]
+    elif not np.isnan(traces.get('m')[i]):
+      sweep, cell = op[i], traces.get('flops', 0.0)[i] / 1e6
+    else:
+      sweep, cell = 'working sets', octave[i]
     names.append(f'{traces["system"][i]}/{sweep}/{cell:015.3f}')
   return np.array(names, object)
 
 
-def _cell(traces: Traces, i: int, op: str, octave: float):
-  """The sweep that a row belongs to and its place along it."""
-  if op in _BLOCK_OPS:
-    return 'blocks', traces.get('granule_bytes', 0.0)[i]
-  if op == 'loaded_latency':
-    written = traces.get('bytes_written', 0.0)[i]
-    total = written + traces.get('bytes_read', 0.0)[i]
-    mix = round(written / max(total, 1.0), 1)
-    return f'load at mix {mix}', np.round(traces.get('bandwidth_Bps')[i] / 5e8)
-  if not np.isnan(traces.get('m')[i]):
-    return op, traces.get('flops', 0.0)[i] / 1e6
-  return 'working sets', octave
+def _written_tenths(traces: Traces) -> np.ndarray:
+  """Written share of the bytes, in tenths [row]."""
+  written = traces.get('bytes_written', 0.0)
+  total = written + traces.get('bytes_read', 0.0)
+  return np.round(10 * written / np.where(total > 0, total, 1.0))
+
+
+def _load_levels(traces: Traces, mix: np.ndarray) -> np.ndarray:
+  """Place of a loaded latency among those of its machine and mix [row]."""
+  level = np.zeros(len(traces))
+  loaded = traces['op'] == 'loaded_latency'
+  bandwidth = traces.get('bandwidth_Bps', 0.0)
+  for key in set(zip(traces['system'][loaded], mix[loaded], strict=True)):
+    rows = np.flatnonzero(
+      loaded & (traces['system'] == key[0]) & (mix == key[1])
+    )
+    level[rows[np.argsort(bandwidth[rows])]] = np.arange(len(rows))
+  return level
 
 
 def hold_out(

@@ -71,7 +71,7 @@ def _drawings(text):
 def test_page_is_well_formed_and_complete(whole):
   assert _check(whole).sections == [
     'memory-latency', 'memory-bandwidth', 'loaded', 'disk', 'roofline-section',
-    'held-out-section', 'programs-section', 'parameters-section', 'plan',
+    'held-out-section', 'programs-section', 'plan', 'parameters-section',
     'provenance',
   ]  # fmt: skip
 
