@@ -52,7 +52,8 @@ def _guarded(main: Callable[[], None]) -> None:
   )
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache / 'diffmem/xla'))
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
-  # XLA warns of tuning flags in every program that it reads from the cache.
+  # XLA logs the same harmless line for every program read from the cache.
+  os.environ.setdefault('JAX_LOGGING_LEVEL', 'CRITICAL')
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   try:
     main()
@@ -108,11 +109,8 @@ def progress() -> Iterator[Progress]:
 
 
 def _logged_progress() -> Progress:
-  import logging as std_logging
-
   last: dict[str, float] = {}
   logging.set_verbosity(logging.INFO)
-  std_logging.getLogger('jax').setLevel(std_logging.WARNING)
 
   def report(stage: str, done: int, total: int) -> None:
     now = time.monotonic()
