@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from diffmem import errors
 from diffmem.traces.collect import samples
 
 _LINE = 8  # int64 in 64 bytes
@@ -83,7 +84,7 @@ class NumpyKernels:
 
   def loaded(self, *_: object) -> list[tuple[samples.Timing, float]]:
     """Cannot be measured from Python: the threads hold each other up."""
-    raise NotImplementedError('loaded latency needs a C compiler')
+    raise errors.CollectError('loaded latency needs a C compiler')
 
   def read_file(
     self, fd: int, depth: int, block: int, blocks: int, *, sequential: bool,
@@ -141,7 +142,7 @@ class _Clock:
 
 def _one_thread(n: int) -> None:
   if n != 1:
-    raise NotImplementedError('several threads need a C compiler')
+    raise errors.CollectError('several threads need a C compiler')
 
 
 def _aligned(size: int) -> memoryview:

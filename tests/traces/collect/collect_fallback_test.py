@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 
+from diffmem import errors
 from diffmem.traces.collect import fallback
 
 
@@ -42,9 +43,9 @@ def test_sweeps_compute_what_they_say(kernels, op, expected):
 
 
 def test_threads_are_refused_by_name(kernels):
-  with pytest.raises(NotImplementedError, match='C compiler'):
+  with pytest.raises(errors.CollectError, match='C compiler'):
     kernels.chase(2, 4096, 0, 8, 1)
-  with pytest.raises(NotImplementedError, match='C compiler'):
+  with pytest.raises(errors.CollectError, match='C compiler'):
     kernels.loaded()
 
 
