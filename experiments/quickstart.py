@@ -2,7 +2,7 @@
 
   python -m experiments.quickstart --out=runs/quickstart
 
-About 90 s, of which 45 s are measurements (5 minutes the first time, when
+About 70 s, of which 45 s are measurements (20 s more the first time, when
 everything is compiled). Writes OUT/trace.parquet, OUT/checkpoint/,
 OUT/plan.json and OUT/report.html.
 """
