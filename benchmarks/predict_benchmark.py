@@ -2,7 +2,7 @@
 
 Prints the table of pytest-benchmark; read it as ratios within one run. On two
 cores of a 2.5 GHz Xeon, 10,000 demands take a few milliseconds, value and
-gradient together two to three times as long.
+gradient together two to four times as long.
 """
 
 import jax

@@ -13,7 +13,6 @@ from diffmem.system.parameters import ParameterInfo as ParameterInfo
 from diffmem.system.system import System as System
 from diffmem.system.system import from_leaves as from_leaves
 from diffmem.system.system import leaves_by_name as leaves_by_name
-from diffmem.system.system import prior_sds as prior_sds
 from diffmem.system.system import rename as rename
 from diffmem.system.system import to_numpy as to_numpy
 from diffmem.system.tier import Duplex as Duplex

@@ -173,11 +173,6 @@ def rename(system: System, name: str) -> System:
   return dataclasses.replace(system, name=name)
 
 
-def prior_sds(system: System) -> dict[str, float]:
-  """Default prior standard deviations, by full name, in leaf units."""
-  return {name: info.prior_sd for name, info in system.infos().items()}
-
-
 def to_numpy(system: System) -> System:
   """Leaves as numpy float64 arrays."""
   return jax.tree.map(lambda x: np.asarray(x, np.float64), system)

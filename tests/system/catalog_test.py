@@ -1,5 +1,6 @@
 import dataclasses
 import pathlib
+import re
 import tomllib
 
 import jax
@@ -125,7 +126,8 @@ def test_every_figure_has_source_and_width(machines, name):
   assert set(fitted.knowledge) == set(fitted.system.infos())
   values = fitted.system.values()
   for full, known in fitted.knowledge.items():
-    assert known.source and '/work/' not in known.source, full
+    assert known.source, full
+    assert not re.search(r'(^|[\s:(])/\w', known.source), full
     assert known.status in (Status.PRIOR, Status.UNUSED)
     assert bool(known.measure) == (known.status is Status.PRIOR), full
     np.testing.assert_allclose(values[full], known.prior, atol=1e-300)
