@@ -145,6 +145,7 @@ OPS = {
   'send_recv': 'point to point',
   'expert_dispatch': 'tokens to the devices of their experts',
   'expert_combine': 'results of experts back to the tokens',
+  'idle': 'nothing: the power is the static one',
   'kernel': 'one operation of a compiled program, named in variant',
   'decode_step': 'one token for every running sequence of a server',
   'step': 'a whole step of a program',

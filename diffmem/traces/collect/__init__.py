@@ -1,12 +1,14 @@
-"""Measures this machine: caches, main memory, disk, small JAX programs.
+"""Measures this machine: caches, main memory, disk, small JAX programs; GPUs.
 
     options = collect.Options(scratch_dir=folder)
     result = collect.run_probes(collect.cpu_probes(options), options)
     print(collect.noise_report(result.rows).help)
 
-Rows are dicts with the columns of the trace schema, SI units.
+Rows are dicts with the columns of the trace schema, SI units. `gpu` measures a
+GPU.
 """
 
+from diffmem.traces.collect import gpu as gpu
 from diffmem.traces.collect.machine import Machine as Machine
 from diffmem.traces.collect.machine import describe as describe
 from diffmem.traces.collect.programs import (

@@ -1,17 +1,20 @@
 """Runs probes in spread-out passes and keeps whatever was measured."""
 
 import dataclasses
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from diffmem.traces.collect import disk, memory, programs
+from diffmem.traces.collect import journal as journal_lib
 from diffmem.traces.collect import machine as machine_lib
 from diffmem.traces.collect import session as session_lib
 
 Row = dict[str, Any]
 _WARM_UP_S = 0.3
+_LONGEST_REASON = 300  # characters; XLA's can be pages
 
 
 class Probe(Protocol):
@@ -98,6 +101,9 @@ def run_probes(
   on_progress: Callable[[Progress], None] | None = None,
   deadline_s: float | None = None,
   machine: machine_lib.Machine | None = None,
+  session: Any = None,
+  group_deadline_s: Mapping[str, float] | None = None,
+  journal: journal_lib.Journal | None = None,
 ) -> Result:
   """Measures the probes; Ctrl-C ends early and keeps every row so far.
 
@@ -113,13 +119,25 @@ def run_probes(
       options' `budget_s`. Rows that had fewer passes by then are reported
       with fewer repeats.
     machine: The machine, where it is known already.
+    session: What the probes share, where that is not this machine's CPU.
+      Its probes are visited once, in the order in which they are given.
+    group_deadline_s: When the time of a group of probes is over; what is
+      left of it then comes after all others, if time remains.
+    journal: Keeps the rows on disk, and knows those of an earlier run.
   """
   options = options or session_lib.Options()
   if deadline_s is None:
     deadline_s = options.budget_s
   run = _Run(list(probes), options, on_row, on_progress, deadline_s)
-  with session_lib.Session(options, machine) as session:
-    return run.all(session)
+  run.group_deadline_s = group_deadline_s or {}
+  if journal is not None:
+    run.resume(journal)
+  if session is not None:
+    run.plan = run.probes
+    with session:
+      return run.all(session)
+  with session_lib.Session(options, machine) as opened:
+    return run.all(opened, warm_up=True)
 
 
 class _Run:
@@ -135,11 +153,24 @@ class _Run:
     self.rows: dict[Probe, Row] = {}
     self.failures: dict[Probe, str] = {}
     self.cost_s: dict[Probe, float] = {}
+    self.group_deadline_s: Mapping[str, float] = {}
+    self.journal: journal_lib.Journal | None = None
+    self.plan = schedule(self.probes, options.passes, options.seed)
 
-  def all(self, session: session_lib.Session) -> Result:
+  def resume(self, journal: journal_lib.Journal) -> None:
+    """Takes over what an earlier run has measured."""
+    self.journal = journal
+    for probe in self.probes:
+      if probe.name in journal.rows:
+        self.rows[probe] = journal.rows[probe.name]
+      elif journal.is_broken(probe.name):
+        self.failures[probe] = 'it ended the program twice in earlier runs'
+
+  def all(self, session: Any, warm_up: bool = False) -> Result:
     interrupted = late = False
     try:
-      _warm_up(session)
+      if warm_up:
+        _warm_up(session)
       late = not self._passes(session)
     except KeyboardInterrupt:
       interrupted = True
@@ -159,14 +190,19 @@ class _Run:
   def _elapsed_s(self) -> float:
     return time.monotonic() - self.start
 
-  def _passes(self, session: session_lib.Session) -> bool:
+  def _passes(self, session: Any) -> bool:
     """Whether all passes were finished in time."""
-    plan = schedule(self.probes, self.options.passes, self.options.seed)
+    plan = [probe for probe in self.plan if probe not in self.rows]
     last = {probe: index for index, probe in enumerate(plan)}
-    for index, probe in enumerate(plan):
+    planned = len(plan)
+    for index, probe in enumerate(plan):  # which grows by what is put off
       if self._elapsed_s() > self.deadline_s:
         return False
       if probe in self.failures:
+        continue
+      if index < planned and self._is_late(probe):
+        plan.append(probe)
+        last[probe] = len(plan) - 1
         continue
       eta_s = self._eta_s(plan[index:])
       self.on_progress(Progress(probe.name, index, len(plan), eta_s))
@@ -175,23 +211,42 @@ class _Run:
         self._finish(session, probe)
     return True
 
-  def _measure(self, session: session_lib.Session, probe: Probe) -> None:
+  def _is_late(self, probe: Probe) -> bool:
+    """Whether the time of the probe's group is over."""
+    limit_s = self.group_deadline_s.get(probe.group or '', math.inf)
+    return self._elapsed_s() > limit_s
+
+  def _measure(self, session: Any, probe: Probe) -> None:
     start = time.monotonic()
+    if self.journal:
+      self.journal.begin(probe.name)
     try:
       found = probe.measure(session, self.options.repeats)
     except Exception as error:  # one bad probe must not end the run
-      self.failures[probe] = str(error) or type(error).__name__
+      self._fail(probe, error)
       return
+    except KeyboardInterrupt:
+      if self.journal:
+        self.journal.failed(probe.name)
+      raise
     self.visits.setdefault(probe, []).append(found)
     self.cost_s[probe] = time.monotonic() - start
 
-  def _finish(self, session: session_lib.Session, probe: Probe) -> None:
+  def _fail(self, probe: Probe, error: Exception) -> None:
+    lines = str(error).splitlines() or [type(error).__name__]
+    self.failures[probe] = lines[0][:_LONGEST_REASON]
+    if self.journal:
+      self.journal.failed(probe.name)
+
+  def _finish(self, session: Any, probe: Probe) -> None:
     try:
       row = probe.row(session, self.visits[probe])
     except Exception as error:
-      self.failures[probe] = str(error) or type(error).__name__
+      self._fail(probe, error)
       return
     self.rows[probe] = row
+    if self.journal:
+      self.journal.done(probe.name, row)
     self.on_row(row)
 
   def _eta_s(self, rest: Sequence[Probe]) -> float:

@@ -1,8 +1,10 @@
+import jax
 import pytest
 
+from diffmem.traces import table
+from diffmem.traces.collect import gpu, native, session
 from diffmem.traces.collect import kernels as kernels_lib
 from diffmem.traces.collect import machine as machine_lib
-from diffmem.traces.collect import native, session
 
 MIB = 1024**2
 
@@ -53,3 +55,33 @@ def tiny_options(tmp_path):
     disk_repeats=2,
     largest_bytes=4 * MIB,
   )
+
+
+@pytest.fixture(name='options')
+def gpu_options():
+  """A few milliseconds for each probe of a GPU, on the CPU device."""
+  return gpu.GpuOptions(
+    system='test-gpu', repeats=3, sample_s=1e-3, call_s=2e-4, guess_Bps=1e10,
+    guess_FLOPps=1e10, window_s=1.0, settle_s=0.01, warm_up_s=0.01,
+  )  # fmt: skip
+
+
+@pytest.fixture(name='session')
+def gpu_session(options):
+  """The CPU device in the place of a GPU, without board."""
+  with gpu.GpuSession(options, jax.devices('cpu')[0]) as made:
+    yield made
+
+
+@pytest.fixture
+def gpu_row(session):
+  """Measures a probe; its row, which passes the schema."""
+
+  def measure(probe):
+    row = probe.row(session, [probe.measure(session, session.options.repeats)])
+    assert len(table.from_rows([row])) == 1
+    assert row['system'] == 'test-gpu' and row['source'] == 'diffmem collect'
+    assert row['variant'].startswith(f'jax {jax.__version__} cpu, ')
+    return row
+
+  return measure
