@@ -19,6 +19,16 @@ one message per level that is used (NCCL posts them as one group).
 Trees, in-network reduction and the algorithm's choice by message size are
 left to the calibrated law.
 
+`flat_ring` is what NCCL's rings do with a group that spans several domains:
+every ring visits all ranks, one domain after the other, and other rings start
+at other ranks, so that each device has its share of the edges that cross. With
+x_l = 1 / r_l, or 0 where a domain of level l holds the whole group,
+
+    all-gather, reduce-scatter   B (n - 1) / n (x_(l-1) - x_l)   at level l,
+
+in (n - 1) (x_(l-1) - x_l) of the n - 1 messages. With many domains the bytes
+are those of the hierarchy; with two they are up to twice as many.
+
 All functions are pure, broadcast, and are linear in the payload.
 """
 
@@ -84,6 +94,16 @@ def reduce_scatter(payload_B: Payload, ranks: Ranks) -> Traffic:
 def all_reduce(payload_B: Payload, ranks: Ranks) -> Traffic:
   """All-reduce of a vector of `payload_B` bytes."""
   return reduce_scatter(payload_B, ranks) + all_gather(payload_B, ranks)
+
+
+def flat_ring(payload_B: Payload, ranks: Ranks, passes: float = 1.0) -> Traffic:
+  """Rings over all ranks; one pass gathers or scatters, two reduce all."""
+  inner, ranks = _inner(ranks)
+  n = ranks[..., -1:]
+  crossing = jnp.where(inner < n, 1.0 / inner, 0.0)
+  leaving = jnp.where(ranks < n, 1.0 / ranks, 0.0)
+  share = passes * (crossing - leaving) * (n - 1.0)
+  return Traffic(_column(payload_B) * share / n, share)
 
 
 def all_to_all(payload_B: Payload, ranks: Ranks) -> Traffic:

@@ -39,6 +39,8 @@ class Demand:
     row_flops: FLOPs of one row of a matrix product, 2 n k, summed over the
       products; loading the weights costs `fill_rows` of them.
     launches: framework launches.
+    starts: kernels that each engine runs one after the other; each costs
+      `start_s`.
   """
 
   read_B: Float[ArrayLike, '*op tier']
@@ -51,6 +53,7 @@ class Demand:
   flops: Float[ArrayLike, '*op engine']
   row_flops: Float[ArrayLike, '*op engine']
   launches: Float[ArrayLike, '*op']
+  starts: Float[ArrayLike, '*op engine']
 
   @classmethod
   def of(
@@ -64,6 +67,7 @@ class Demand:
     messages: Mapping[str, Any] | None = None,
     flops: Mapping[str, Any] | None = None,
     row_flops: Mapping[str, Any] | None = None,
+    starts: Mapping[str, Any] | None = None,
     working_set_B: Any = UNCACHED_B,
     participants: Any = 1.0,
     launches: Any = 0.0,
@@ -90,7 +94,9 @@ class Demand:
       'messages': (messages, 0.0),
     }
     values = [v for table, _ in tables.values() for v in (table or {}).values()]
-    values += [*(flops or {}).values(), *(row_flops or {}).values()]
+    by_engine = {'flops': flops, 'row_flops': row_flops, 'starts': starts}
+    for table in by_engine.values():
+      values += (table or {}).values()
     values += [working_set_B, participants, launches]
     shape = jnp.broadcast_shapes(*(np.shape(v) for v in values))
 
@@ -108,7 +114,7 @@ class Demand:
       field: table_of(system.engine_names, 'engine', mapping, 0.0)
       if system.engines
       else jnp.zeros((*shape, 0))
-      for field, mapping in (('flops', flops), ('row_flops', row_flops))
+      for field, mapping in by_engine.items()
     }
     return cls(
       **tier_tables,
@@ -143,6 +149,8 @@ class Cost:
     path_J: energy between device and engine [J].
     engine_J: energy of arithmetic [J].
     static_J: static power times time [J].
+    saved_J: dynamic energy that a lower voltage saves at the power cap [J];
+      the parts above are without it.
   """
 
   time_s: Float[ArrayLike, '*op']
@@ -157,12 +165,13 @@ class Cost:
   path_J: Float[ArrayLike, '*op tier']
   engine_J: Float[ArrayLike, '*op engine']
   static_J: Float[ArrayLike, '*op']
+  saved_J: Float[ArrayLike, '*op']
 
   @property
   def energy_J(self) -> Float[ArrayLike, '*op']:
     """Total energy of each operation [J]."""
     moved = self.device_J.sum(-1) + self.path_J.sum(-1)
-    return self.static_J + moved + self.engine_J.sum(-1)
+    return self.static_J + moved + self.engine_J.sum(-1) - self.saved_J
 
   @property
   def power_W(self) -> Float[ArrayLike, '*op']:

@@ -38,6 +38,15 @@ def p_norm(
   return jnp.where(any_positive, norm, 0.0)
 
 
+def at_least_one(p: Float[ArrayLike, '...']) -> Float[ArrayLike, '...']:
+  """An exponent of overlap, smoothly kept from 1 up.
+
+  Times that run beside each other never take longer than one after the other,
+  whatever a fit would like: (1 + p^8)^(1/8), which is p from 2 on.
+  """
+  return jnp.exp(jnp.logaddexp(0.0, 8.0 * jnp.log(p)) / 8.0)
+
+
 def pair_norm(
   a_s: Float[ArrayLike, '...'],
   b_s: Float[ArrayLike, '...'],

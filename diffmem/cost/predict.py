@@ -44,8 +44,13 @@ def predict(system: System, demand: Demand) -> Cost:
   read_B = (demand.read_B @ _routes(system))[..., homes]
   write_B = (demand.write_B @ _routes(system))[..., homes]
   access_s = _access_latency_s(system, tiers, demand)
-  wait_s = _rounds(system, tiers, demand, read_B, write_B) * access_s
+  idle_wait_s = _rounds(system, tiers, demand, read_B, write_B) * access_s
   transfer_s = _transfer_s(system, tiers, demand, read_B, write_B)
+  growth = _growth(system, tiers, idle_wait_s, transfer_s)
+  wait_s = idle_wait_s
+  if growth:
+    grown_B = (read_B * growth['read'], write_B * growth['write'])
+    wait_s = _rounds(system, tiers, demand, *grown_B) * access_s
   knee_p = service.knee_p(
     read_B, write_B, tiers['queue_p'], tiers['bend_queue']
   )
@@ -60,19 +65,22 @@ def predict(system: System, demand: Demand) -> Cost:
     fill_flops = engines['fill_rows'] * demand.row_flops
     engine_time_s = (demand.flops + fill_flops) / engines['rate_FLOPps']
     engine_J = demand.flops * engines['energy_J_per_FLOP']
+    start_s = (demand.starts * engines['start_s']).sum(-1)
   else:
+    start_s = 0.0
     engine_time_s = engine_J = jnp.zeros_like(demand.flops)
   busy_s = _overlapped_s(system, tier_time_s, engine_time_s)
-  free_time_s = busy_s + demand.launches * system.launch_s
+  free_time_s = busy_s + start_s + demand.launches * system.launch_s
 
   device_J = served_B * tiers['device_J_per_B']
   path_J = served_B * tiers['path_J_per_B']
   dynamic_J = device_J.sum(-1) + path_J.sum(-1) + engine_J.sum(-1)
-  time_s = energy.capped_time_s(
-    free_time_s, dynamic_J, system.static_W, system.power_cap_W
-  )
+  time_s, saved_J = energy.throttled(
+    free_time_s, dynamic_J, system.static_W, system.power_cap_W,
+    system.throttle_share,
+  )  # fmt: skip
   asked_B = demand.read_B.sum(-1) + demand.write_B.sum(-1)
-  tier_latency_s = _loaded_latency_s(wait_s, whole_s, access_s)
+  tier_latency_s = _loaded_latency_s(idle_wait_s, whole_s, access_s)
   return Cost(
     time_s=time_s,
     free_time_s=free_time_s,
@@ -86,6 +94,7 @@ def predict(system: System, demand: Demand) -> Cost:
     path_J=path_J,
     engine_J=engine_J,
     static_J=system.static_W * time_s,
+    saved_J=saved_J,
   )
 
 
@@ -186,6 +195,22 @@ def _rounds(system, tiers, demand, read_B, write_B):
   return jnp.where(messages > 0, messages, rounds)
 
 
+def _growth(system, tiers, idle_wait_s, transfer_s) -> dict[str, Array]:
+  """By which factor contention lengthens the waits of each direction."""
+  if not any(t.contended for t in system.tiers):
+    return {}
+  contended = np.array([t.contended for t in system.tiers])
+  share = jnp.where(
+    contended,
+    service.contention(idle_wait_s, transfer_s, tiers['bend_contention']),
+    0.0,
+  )
+  return {
+    way: service.latency_growth(tiers[f'{way}_contention'], share)
+    for way in ('read', 'write')
+  }
+
+
 def _transfer_s(system, tiers, demand, read_B, write_B):
   """Time that the bytes need on the wires, by each tier's capacity law."""
   laws = {
@@ -236,7 +261,9 @@ def _overlapped_s(system, tier_time_s, engine_time_s):
       behind[tier.via].append(chain_s(i))
     elif not tier.is_cache:
       local.append(chain_s(i))
-  parts = [overlap.p_norm(jnp.stack(local, -1), system.overlap_p)]
+  parts = [
+    overlap.p_norm(jnp.stack(local, -1), overlap.at_least_one(system.overlap_p))
+  ]
   for stages in behind.values():
     parts.append(
       overlap.p_norm(jnp.stack(stages, -1), _PIPELINE_P)
@@ -245,7 +272,9 @@ def _overlapped_s(system, tier_time_s, engine_time_s):
     )
   if len(parts) == 1:
     return parts[0]
-  return overlap.p_norm(jnp.stack(parts, -1), system.link_overlap_p)
+  return overlap.p_norm(
+    jnp.stack(parts, -1), overlap.at_least_one(system.link_overlap_p)
+  )
 
 
 def _loaded_latency_s(wait_s, whole_s, access_s):

@@ -14,7 +14,9 @@ so a line below f over the shares that the placement can reach gives a time
 below t that is linear in the bytes, and that a turnaround tier without its
 mixed term expresses: r / R' + w / W'. A larger exponent lowers a norm:
 exponents below one are raised to one, and a knee that bends with the written
-share takes the largest exponent that the placement can reach.
+share takes the largest exponent that the placement can reach. Contention only
+lengthens waits, and by a growth that levels off in the load, which no convex
+function but a constant stays below: the bound leaves it out.
 """
 
 import dataclasses
@@ -109,6 +111,7 @@ def _convex_system(system: System, shares: tuple[Array, Array]) -> System:
       tier,
       log_queue_p=jnp.maximum(log_p, 0.0),
       bend_queue=jnp.zeros_like(log_p),
+      contended=False,
     )
     if tier.duplex is not Duplex.FULL:
       tier = _linear_tier(tier, low, high)

@@ -11,8 +11,12 @@ from diffmem.system import parameters
 class Engine:
   """Parameters of one engine and number format. Build with `Engine.of`.
 
+  A family of kernels that reaches another share of a unit's peak than matrix
+  products do has an engine of its own.
+
   Attributes:
-    name: '<unit>:<dtype>', such as 'matrix:bfloat16' or 'vector:float32'.
+    name: '<unit>:<dtype>', such as 'matrix:bfloat16', 'vector:float32' or
+      'attention:float8'.
   """
 
   name: str = parameters.static()
@@ -22,6 +26,9 @@ class Engine:
   )
   log_fill_rows: Float[ArrayLike, '...'] = parameters.parameter(
     '1', 1.0, 1.5, 'rows of a matrix product that loading its weights costs'
+  )
+  log_start_s: Float[ArrayLike, '...'] = parameters.parameter(
+    's', 3e-6, 1.0, 'fixed time of one kernel, once it is launched'
   )
   log_energy_J_per_FLOP: Float[ArrayLike, '...'] = parameters.parameter(
     'J/FLOP', 1e-12, 0.5, 'dynamic energy of one operation'

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import jax
 
+from diffmem.system.residual import Residual
 from diffmem.system.system import System
 
 
@@ -51,12 +52,14 @@ class FittedSystem:
     scatter: relative deviation of single observations around the model, by
       op (`op|cliff` where two tiers share the work); an interval for an
       observation is wider than the ensemble by this much.
+    residuals: learned corrections, by key such as 'gemm.time_s'.
   """
 
   system: System
   knowledge: Mapping[str, Knowledge]
   ensemble: System | None = None
   scatter: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  residuals: Mapping[str, Residual] = dataclasses.field(default_factory=dict)
 
   @property
   def draws(self) -> int:

@@ -16,6 +16,7 @@ _SHARED = {
   'page_walk_s': "op 'pointer_chase' over working sets beyond the page reach",
   'static_W': 'power_W at full clocks with little work',
   'power_cap_W': "power_W of the largest op 'gemm'",
+  'throttle_share': "op 'roofline' at the power cap, over all intensities",
 }
 _LINK = {
   'latency_s': "op 'send_recv' of small messages over {part}",
@@ -34,6 +35,10 @@ _MEMORY = {
   'bend_write': "ops 'triad' and 'copy' on {part}, up to all writes",
   'queue_p': "op 'loaded_latency' on {part}, up to its capacity",
   'bend_queue': "op 'loaded_latency' on {part} at several shares of writes",
+  'read_contention': "op 'loaded_latency' on {part}, all reads, idle to full",
+  'write_contention': "op 'loaded_latency' on {part} at several shares of "
+  'writes',
+  'bend_contention': "op 'loaded_latency' on {part}, many loads up to a half",
 }
 _ANY_TIER = {
   'granule_B': "op 'random_read' on {part}, several granules",
@@ -85,6 +90,8 @@ def _of_engine(part: str, parameter: str) -> str:
   )
   if parameter == 'rate_FLOPps':
     return f'{op}, large and square'
+  if parameter == 'start_s':
+    return f'{op}, as small as it gets'
   if parameter == 'fill_rows':
     return f"op 'gemm' with few rows in {dtype}"
   return f'power_W of {op}, at several rates'

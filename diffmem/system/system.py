@@ -27,11 +27,14 @@ class System:
     name: such as 'h100-sxm'.
     tiers: memories, their caches (inner first) and links.
     engines: one per unit and number format.
+    compute_units: SMs, compute units or tensor cores that share the tiles of
+      a kernel; 1 where kernels are not tiled over units.
   """
 
   name: str = parameters.static()
   tiers: tuple[Tier, ...]
   engines: tuple[Engine, ...]
+  compute_units: int = parameters.static(1)
 
   log_launch_s: Scalar = parameters.parameter(
     's', 5e-6, 1.0, 'start of one framework launch'
@@ -62,6 +65,9 @@ class System:
   )
   log_power_cap_W: Scalar = parameters.parameter(
     'W', 700.0, 0.05, 'power at which the board slows down'
+  )
+  log_throttle_share: Scalar = parameters.parameter(
+    '1', 1.0, 0.5, 'share of the energy above the cap that becomes time'
   )
 
   @classmethod

@@ -36,6 +36,9 @@ class Tier:
       then what one participant draws, and nothing is said of bytes in flight.
     link: whether it only carries bytes; nothing is placed on it.
     span: for a network level, the devices within it; 0 for anything else.
+    contended: whether latency grows well before the capacity binds, as it
+      does where cores share a memory controller (`cost.service`); without it
+      the contention parameters do not matter.
   """
 
   name: str = parameters.static()
@@ -45,6 +48,7 @@ class Tier:
   private: bool = parameters.static(False)
   link: bool = parameters.static(False)
   span: int = parameters.static(0)
+  contended: bool = parameters.static(False)
 
   log_latency_s: Scalar = parameters.parameter(
     's', 100e-9, 1.0, 'unloaded latency of one access'
@@ -69,6 +73,15 @@ class Tier:
   )
   bend_queue: Scalar = parameters.parameter(
     '1', 0.0, 0.5, 'atanh of dlog(queue_p)/dw: writes sharpen or blunt the knee'
+  )
+  log_read_contention: Scalar = parameters.parameter(
+    '1', 0.3, 1.0, 'contended: growth of the latency of reads under full load'
+  )
+  log_write_contention: Scalar = parameters.parameter(
+    '1', 0.3, 1.0, 'contended: growth of the latency of writes under full load'
+  )
+  bend_contention: Scalar = parameters.parameter(
+    '1', 0.0, 1.0, 'contended: atanh of (order of that growth in the load - 2)'
   )
   log_granule_B: Scalar = parameters.parameter(
     'B', 1.0, 2.0, 'granule at which half of the capacity is lost'
@@ -132,6 +145,8 @@ class Tier:
       names |= {'read_in_flight_B', 'write_in_flight_B', 'wait_p'}
     if not self.is_cache and not self.link:
       names |= {'bend_queue'}
+    if self.contended:
+      names |= {'read_contention', 'write_contention', 'bend_contention'}
     if self.duplex is Duplex.HALF:
       names |= {'bend_read', 'bend_write'}
     else:

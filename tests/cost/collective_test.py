@@ -70,6 +70,25 @@ def test_reduce_scatter_is_the_ring_that_sums(ranks):
 
 
 @pytest.mark.parametrize('ranks', GROUPS)
+def test_flat_ring_counts_the_edges_that_cross_each_level(ranks):
+  """Rings that start at every rank: an edge belongs to its widest domain."""
+  n, payload_B = ranks[-1], 12.0
+  edges = np.zeros(len(ranks))
+  for rank in range(n):
+    following = (rank + 1) % n
+    for level, within in enumerate(ranks):
+      if rank // within == following // within:
+        edges[level] += n > 1
+        break
+  share = edges / max(edges.sum(), 1)
+  law = collective.flat_ring(payload_B, np.array(ranks, float), passes=2.0)
+  np.testing.assert_allclose(
+    law.sent_B, 2 * payload_B * (n - 1) / n * share, rtol=1e-6, atol=1e-6
+  )
+  np.testing.assert_allclose(law.messages, 2 * (n - 1) * share, atol=1e-6)
+
+
+@pytest.mark.parametrize('ranks', GROUPS)
 def test_all_to_all_counts_every_peer_at_its_level(ranks):
   n, per_peer_B = ranks[-1], 7.0
   expected = np.zeros(len(ranks))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from diffmem.cost import capacity, energy, overlap, residency, service
+from diffmem.cost import capacity, overlap, residency, service
 
 logs = st.floats(min_value=-12.0, max_value=12.0)
 exponents = st.floats(min_value=0.6, max_value=20.0)
@@ -198,16 +198,3 @@ class TestResidency:
     assert walks(2e6, 1e6, 64.0) == pytest.approx(
       1 - (1 + 2.0**4) ** -0.25, rel=2e-2
     )
-
-
-class TestPowerCap:
-  def test_far_from_the_cap_nothing_changes(self):
-    assert energy.capped_time_s(1.0, 100.0, 100.0, 700.0) == pytest.approx(1.0)
-
-  def test_at_the_cap_energy_decides(self):
-    assert energy.capped_time_s(1.0, 1200.0, 100.0, 700.0) == pytest.approx(
-      2.0, rel=1e-3
-    )
-
-  def test_a_cap_below_static_power_stays_finite(self):
-    assert np.isfinite(energy.capped_time_s(1.0, 10.0, 800.0, 700.0))

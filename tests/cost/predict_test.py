@@ -73,6 +73,10 @@ def make_demand(system: System, n: int = 24, seed: int = 0) -> Demand:
   )  # fmt: skip
 
 
+def at_least_one(p):
+  return (1.0 + p**8) ** (1.0 / 8.0)
+
+
 def reference_time_s(s: dict, d: Demand, i: int) -> float:
   """One operation, followed by hand, tier by tier."""
   tiers = ['L1', 'L3', 'DRAM', 'PCIe', 'SSD']
@@ -183,9 +187,9 @@ def reference_time_s(s: dict, d: Demand, i: int) -> float:
   ) / s['matrix:float32.rate_FLOPps'] + row['flops'][1] / s[
     'vector:float32.rate_FLOPps'
   ]
-  local = norm([memory, engines], s['system.overlap_p'])
+  local = norm([memory, engines], at_least_one(s['system.overlap_p']))
   pipeline = norm([times['SSD'], link], 16.0)
-  busy = norm([local, pipeline], s['system.link_overlap_p'])
+  busy = norm([local, pipeline], at_least_one(s['system.link_overlap_p']))
   return busy + row['launches'] * s['system.launch_s']
 
 

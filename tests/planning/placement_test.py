@@ -1,5 +1,6 @@
 """Minorant, cutting planes, greedy and rounding against brute force."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -128,6 +129,10 @@ CURVED = {
     'HBM.bend_queue': 0.9, 'DRAM.bend_queue': 1.0, 'SSD.bend_queue': -1.0,
     'HBM.latency_s': 2e-3, 'DRAM.latency_s': 2e-2, 'SSD.latency_s': 2e-2,
   },
+  'contention': {
+    'contended': ('HBM', 'DRAM', 'SSD'), 'HBM.latency_s': 2e-3,
+    'DRAM.latency_s': 2e-2, 'SSD.latency_s': 2e-2,
+  },
   'no overlap': {
     'system.overlap_p': 0.7, 'system.link_overlap_p': 0.8, 'HBM.queue_p': 0.6,
   },
@@ -136,7 +141,13 @@ CURVED = {
 
 @pytest.mark.parametrize('case', CURVED)
 def test_minorant_is_below_and_convex(make_system, make_instance, case):
-  system = make_system(**CURVED[case])
+  changes = dict(CURVED[case])
+  contended = changes.pop('contended', ())
+  system = make_system(**changes)
+  tiers = [
+    dataclasses.replace(t, contended=t.name in contended) for t in system.tiers
+  ]
+  system = dataclasses.replace(system, tiers=tuple(tiers))
   rng = np.random.default_rng(7)
   slack = []
   for seed in (*SEEDS, *SEEDS):

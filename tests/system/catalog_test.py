@@ -16,6 +16,17 @@ NAMES = (
   'a100-sxm', 'b200-sxm', 'gb200', 'h100-sxm', 'h200-sxm', 'mi300x',
   'tpu-ironwood', 'tpu-v5e', 'tpu-v5p', 'tpu-v6e',
 )  # fmt: skip
+# Memories without engines -> tiers that a fit of theirs needs.
+PLATFORMS = {
+  'any-memory': ('DRAM', 'HBM', 'CXL', 'SSD'),
+  'cxl-expander': ('DRAM', 'DRAM-remote', 'CXL', 'CXL-remote'),
+  'grace-lpddr5x': ('DRAM', 'HBM'),
+  'nvme-ssd': ('SSD', 'SSDs'),
+  'sapphire-rapids-ddr5': ('DRAM', 'CXL', 'SSD'),
+  'xeon-max-hbm': ('HBM', 'DRAM'),
+}
+# GPUs that nobody has built.
+WHAT_IFS = ('hbf-gpu', 'hbm4-gpu')
 # Compiled in a hurry: it runs once.
 PREDICT = jax.jit(
   predict, compiler_options={'xla_backend_optimization_level': 0}
@@ -65,8 +76,47 @@ def own(tmp_path):
 
 
 def test_names():
-  assert catalog_names() == NAMES
+  names = catalog_names()
+  assert list(names) == sorted(names)
+  assert set(names) >= {*NAMES, *PLATFORMS, *WHAT_IFS}
   assert set(DATA_SHEET) == set(NAMES)
+
+
+@pytest.mark.parametrize('name', PLATFORMS)
+def test_memory_platforms(machines, name):
+  found = machines[name]
+  system = found.system
+  assert system.name == name and not system.engines
+  memories = [t for t in system.tiers if not t.is_cache and not t.link]
+  assert {t.name for t in memories} >= set(PLATFORMS[name])
+  for tier in memories:
+    is_sharing_cores = tier.name == PLATFORMS[name][0]
+    assert tier.contended or not is_sharing_cores or name == 'cxl-expander'
+    assert 1e9 < tier.read_Bps < 1e13 and tier.latency_s < 1e-3
+  # All of it is to be measured; nothing is said without a source.
+  assert all(
+    known.status in (Status.PRIOR, Status.UNUSED) and known.source
+    for known in found.knowledge.values()
+  )
+
+
+@pytest.mark.parametrize('name', WHAT_IFS)
+def test_what_ifs_differ_from_h200_in_memory_alone(machines, name):
+  system, h200 = machines[name].system, machines['h200-sxm'].system
+  assert system.engine_names == h200.engine_names
+  assert system.power_cap_W == h200.power_cap_W
+  assert system.tier('NVLink').span == h200.tier('NVLink').span
+  hbm, before = system.tier('HBM'), h200.tier('HBM')
+  if name == 'hbm4-gpu':
+    assert hbm.read_Bps == pytest.approx(12e12)
+    assert hbm.capacity_B == pytest.approx(216e9)
+    assert hbm.device_J_per_B < before.device_J_per_B
+  else:
+    flash = system.tier('HBF')
+    assert hbm.read_Bps == before.read_Bps
+    assert flash.capacity_B > 5 * hbm.capacity_B and not flash.via
+    assert flash.write_Bps < 0.1 * flash.read_Bps < 0.1 * hbm.read_Bps
+    assert flash.latency_s > 5 * hbm.latency_s
 
 
 @pytest.mark.parametrize('name', NAMES)

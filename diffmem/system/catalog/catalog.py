@@ -6,6 +6,7 @@ A file describes one accelerator (or processor) with everything it reaches:
     about = 'what it is, and which host it sits in'
 
     [system]                        # optional: launch_s, static_W, ...
+    compute_units = { value = 132, source = 'data sheet: SMs' }
     power_cap_W = { value = '700 W', source = 'data sheet, page 2' }
 
     [tiers.L2]                      # caches before the memory they cache
@@ -125,7 +126,13 @@ def load_catalog(name_or_path: str | os.PathLike) -> FittedSystem:
     engines.append(Engine.of(name, **_values(values)))
   known['system'] = shared
   try:
-    system = System.of(machine.name, tiers, engines, **_values(shared))
+    system = System.of(
+      machine.name,
+      tiers,
+      engines,
+      compute_units=_count(machine.system.compute_units, 1),
+      **_values(shared),
+    )
   except errors.SpecError as error:
     raise errors.SpecError(f'{path}: {error}') from None
   return FittedSystem(system, _knowledge(system, known))
@@ -237,9 +244,14 @@ def _tier(name: str, given: Any, known: dict[str, _Known]) -> Tier:
     via=given.via,
     private=given.private,
     link=given.link,
-    span=given.span.value if given.span else 0,
+    span=_count(given.span, 0),
+    contended=given.contended,
     **_values(known),
   )
+
+
+def _count(given: Any, absent: int) -> int:
+  return given.value if given else absent
 
 
 def _values(known: dict[str, _Known]) -> dict[str, float]:

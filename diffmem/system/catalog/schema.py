@@ -55,8 +55,8 @@ class Figure(_Strict):
   sd: pydantic.StrictFloat | None = pydantic.Field(None, gt=0, le=5)
 
 
-class Span(_Strict):
-  """How many devices a network level reaches, and who says so."""
+class Count(_Strict):
+  """How many there are, and who says so."""
 
   value: pydantic.StrictInt = pydantic.Field(gt=1)
   source: pydantic.StrictStr = pydantic.Field(min_length=3)
@@ -99,10 +99,11 @@ _TierFile = _model(
   via=(pydantic.StrictStr, ''),
   private=(pydantic.StrictBool, False),
   link=(pydantic.StrictBool, False),
-  span=(Span | None, None),
+  span=(Count | None, None),
+  contended=(pydantic.StrictBool, False),
 )
 _EngineFile = _model('_EngineFile', Engine)
-_SystemFile = _model('_SystemFile', System)
+_SystemFile = _model('_SystemFile', System, compute_units=(Count | None, None))
 
 
 class MachineFile(_Strict):
