@@ -9,10 +9,13 @@ checks that all of them share.
   ['collectives', 'fio', 'gpu_kernels']
 """
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Protocol
+
+import numpy as np
 
 from diffmem import errors
 from diffmem.traces.readers import (
@@ -23,6 +26,7 @@ from diffmem.traces.readers import (
   ml_energy,
   mlc,
   nvbandwidth,
+  only,
   roofline_power,
   stream,
   xplane,
@@ -95,8 +99,31 @@ def read(
   if path.is_file() and path.stat().st_size == 0:
     raise errors.TraceError(path, expected=f'a {format} file; it is empty')
   try:
-    return FORMATS[format](path, options)
+    return _selected(FORMATS[format], path, options)
   except OSError as error:
     raise errors.TraceError(
       path, expected=f'a file that can be read ({error.strerror})'
     ) from None
+
+
+def _selected(reader: Reader, path: pathlib.Path, options: Options) -> Imported:
+  """What a reader finds, less what the patterns leave out.
+
+  Patterns speak of the names that the file gives, so that a new name for the
+  machine comes after them.
+  """
+  if not options.only:
+    return reader(path, options)
+  patterns = [only.parse(path, pattern) for pattern in options.only]
+  renames = options.system and any(p.column == 'system' for p in patterns)
+  if renames:
+    found = reader(path, dataclasses.replace(options, system=None))
+  else:
+    found = reader(path, options)
+  found = only.select(found, path, patterns)
+  if renames:
+    names = np.full(len(found.traces), options.system, object)
+    columns = dict(found.traces.columns) | {'system': names}
+    traces = dataclasses.replace(found.traces, columns=columns)
+    found = dataclasses.replace(found, traces=traces)
+  return found

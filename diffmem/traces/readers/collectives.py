@@ -25,7 +25,6 @@ import pathlib
 
 import numpy as np
 
-from diffmem import errors
 from diffmem.traces.readers import formats, tables
 from diffmem.traces.readers.ledger import Imported, Ledger, Options
 
@@ -51,16 +50,7 @@ def read(path: pathlib.Path, options: Options) -> Imported:
   """
   table = tables.read(path)
   ledger = Ledger(path, options)
-  for column, layout in _LAYOUTS.items():
-    if column in table:
-      layout(table, ledger, options)
-      break
-  else:
-    raise errors.TraceError(
-      path,
-      value=', '.join(table.names)[:80],
-      expected=f'one of the columns {", ".join(_LAYOUTS)}',
-    )
+  table.layout(_LAYOUTS)(table, ledger, options)
   if table.unused():
     ledger.remark(f'columns without use: {", ".join(table.unused())}')
   return ledger.done()

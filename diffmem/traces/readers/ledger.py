@@ -22,6 +22,8 @@ class Options:
     tier: tier where the data lives; overrides the reader's guess.
     clock_Hz: clock that turns cycles into seconds.
     participants: threads, SMs or ranks at work, where the file is silent.
+    only: patterns such as 'system=*Grace*' for the rows that count, by what
+      the file itself says (`readers.only`).
   """
 
   system: str | None = None
@@ -29,6 +31,7 @@ class Options:
   tier: str | None = None
   clock_Hz: float | None = None
   participants: int | None = None
+  only: tuple[str, ...] = ()
 
 
 class Skipped(NamedTuple):

@@ -1,20 +1,28 @@
-"""Tables of host links and remote memories, four layouts told apart by columns.
+"""Tables of host links and remote memories, six layouts told apart by columns.
 
 - nvbandwidth results: `device`, `test`, `row`, `col`, `GBps` (ns for latency
   tests), `buffer_bytes`.
 - Copy sweeps between host and device: `device`, `mode` (h2d_pinned,
-  d2h_pageable, ...), `transfer_bytes`, `GBps` with three decimals: rates below
-  0.01 GB/s are mostly rounding and are skipped.
+  d2h_pageable, ...), `transfer_bytes`, `GBps`; rates below ten units of a
+  device's last decimal are mostly rounding and are skipped.
 - A matrix of processors and memories: `processor`, `memory`, `op` (read, write,
   pointer_chase), `metric` with its unit at the end, `value`, `system`.
+- Copies in blocks: `device`, `direction` (cpu_to_gpu, gpu_to_cpu,
+  bidirectional: both together), `method`, `block_kib`, `n_blocks` (0 where
+  unknown), `throughput_GBps`.
+- Drives side by side: `host`, `n_ssd`, `path`, `rw` (read, write), `tool`,
+  `transfer_gb`, `GBps` of all drives. Tier SSDs, one participant per drive.
 - Triads over CUDA managed memory: `device`, `buffer_MB` (2^20 B), `GBps`.
+
+Copies are rows of the memory at the far end (DRAM), which a link leads to; to
+fit the link alone, name it: --tier=PCIe. Copies of few kinds differ more than
+a law can say (pinned or pageable, DMA or kernel): fit one, --only=variant=...
 """
 
 import pathlib
 
 import numpy as np
 
-from diffmem import errors
 from diffmem.traces.readers import tables
 from diffmem.traces.readers.ledger import Imported, Ledger, Options
 
@@ -28,7 +36,14 @@ _TESTS = (
   ('device_to_device', 'NVLink', 'read'),
 )
 _MEMORIES = {'ddr': 'DRAM', 'hbm': 'HBM'}
-_LEAST_GBps = 0.01
+_DIRECTIONS = {
+  'cpu_to_gpu': ('read',),
+  'gpu_to_cpu': ('write',),
+  'bidirectional': ('read', 'write'),
+}
+# A rate of fewer units of its last decimal is rounded by more than 5 %.
+_LEAST_UNITS = 10
+_KIB = 2.0**10
 _MIB = 2.0**20
 _BUFFER_B = 8 * 2.0**30  # 'bandwidth_8GiB_GBps'
 
@@ -42,16 +57,7 @@ def read(path: pathlib.Path, options: Options) -> Imported:
   table = tables.read(path)
   ledger = Ledger(path, options)
   table.use('source_path')
-  for column, layout in _LAYOUTS.items():
-    if column in table:
-      layout(table, ledger)
-      break
-  else:
-    raise errors.TraceError(
-      path,
-      value=', '.join(table.names)[:80],
-      expected=f'one of the columns {", ".join(_LAYOUTS)}',
-    )
+  table.layout(_LAYOUTS)(table, ledger)
   if table.unused():
     ledger.remark(f'columns without use: {", ".join(table.unused())}')
   return ledger.done()
@@ -137,8 +143,9 @@ def _copy_sweep(table, ledger) -> None:
   if not (is_read | is_write).all():
     i = int(np.argmin(is_read | is_write))
     raise table.refuse('mode', i, 'h2d_... or d2h_...')
+  least = np.array([_least_Bps(rate[devices == name]) for name in devices])
   keep = ledger.keep(
-    rate < _LEAST_GBps * 1e9, 'three decimals of GB/s are too few for the rate'
+    rate < least, 'the decimals of the file are too few for the rate'
   )
   ledger.add_columns(
     {
@@ -154,6 +161,60 @@ def _copy_sweep(table, ledger) -> None:
       'source': table.texts('source_repo', ''),
     },
     np.flatnonzero(keep),
+  )
+
+
+def _least_Bps(rates_Bps: np.ndarray) -> float:
+  """Ten units of the last decimal of GB/s, the second or third [B/s]."""
+  has_two = np.allclose(np.round(rates_Bps / 1e9, 2) * 1e9, rates_Bps)
+  return _LEAST_UNITS * (1e7 if has_two else 1e6)
+
+
+def _block_sweep(table, ledger) -> None:
+  table.texts('link', '')
+  devices, methods = table.texts('device'), table.texts('method')
+  directions = table.one_of('direction', _DIRECTIONS)
+  block_B = table.positive('block_kib', 'KiB') * _KIB
+  blocks = np.maximum(table.counts('n_blocks', 0), 1)
+  rate = table.positive('throughput_GBps', 'GB/s') * 1e9
+  ways = [_DIRECTIONS[direction] for direction in directions]
+  share = block_B * blocks / [len(way) for way in ways]
+  ledger.add_columns(
+    {
+      'system': [ledger.system(name) for name in devices],
+      'op': 'copy',
+      'tier': ledger.tier('DRAM'),
+      'bytes_read': share * ['read' in way for way in ways],
+      'bytes_written': share * ['write' in way for way in ways],
+      'granule_bytes': block_B,
+      'variant': methods,
+      'bandwidth_Bps': rate,
+      'source': table.texts('provenance', ''),
+      'note': directions,
+    }
+  )
+
+
+def _drives(table, ledger) -> None:
+  hosts, paths = table.texts('host'), table.texts('path')
+  rate = table.positive('GBps', 'GB/s') * 1e9
+  size = table.numbers('transfer_gb', 'GB', nullable=True) * 1e9
+  size = np.where(size > 0, size, rate)  # Where unknown, a second's worth.
+  reads = table.one_of('rw', ('read', 'write')) == 'read'
+  table.use('peak_read_GBps_each')
+  ledger.add_columns(
+    {
+      'system': [ledger.system(name) for name in hosts],
+      'op': np.where(reads, 'sequential_read', 'sequential_write'),
+      'tier': ledger.tier('SSDs'),
+      'bytes_read': np.where(reads, size, 0.0),
+      'bytes_written': np.where(reads, 0.0, size),
+      'participants': table.counts('n_ssd'),
+      'variant': table.texts('tool', ''),
+      'bandwidth_Bps': rate,
+      'source': table.texts('provenance', ''),
+      'note': paths,
+    }
   )
 
 
@@ -215,5 +276,7 @@ _LAYOUTS = {
   'test': _nvbandwidth,
   'transfer_bytes': _copy_sweep,
   'processor': _memory_matrix,
+  'block_kib': _block_sweep,
+  'n_ssd': _drives,
   'buffer_MB': _managed_triad,
 }

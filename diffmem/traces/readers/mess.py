@@ -17,7 +17,8 @@ Three kinds of input:
 
 Each point becomes a row `loaded_latency`: bytes in the traffic's ratio, and
 by Little's law in_flight_bytes = bandwidth x latency. `kernel_read_pct` is the
-ratio of load instructions, not of traffic, and is not used.
+ratio of load instructions, not of traffic: it (or the label) only names the
+curve, in `variant`, so that whole curves can be held out.
 """
 
 import pathlib
@@ -32,7 +33,7 @@ from diffmem.traces.readers.ledger import Imported, Ledger, Options, concat
 _CURVE = re.compile(r'bwlat_(\d+(?:\.\d+)?)\.txt$')
 _NOT_NEEDED = (
   'read_fraction_est', 'read_fraction_basis', 'latency_ns_uncorrected',
-  'kernel_read_pct', 'n_bw', 'cpu_GHz', 'peak_GBps_nominal', 'source_path',
+  'n_bw', 'cpu_GHz', 'peak_GBps_nominal', 'source_path',
   'pause', 'cpu_GHz_used', 'point_index', 'latency_cycles', 'freq_note',
 )  # fmt: skip
 
@@ -91,6 +92,7 @@ def _read_table(path: pathlib.Path, options: Options) -> Imported:
   keep &= ledger.keep(keep & (in_flight < 1), 'less than a byte in flight')
   spread = _relative_std(table, bandwidth, latency)
   repeats = table.numbers('n_lat', low=1, nullable=True)
+  loads = table.numbers('kernel_read_pct', nullable=True)
   ledger.add_columns(
     {
       'system': [ledger.system(name) for name in platform],
@@ -101,6 +103,7 @@ def _read_table(path: pathlib.Path, options: Options) -> Imported:
       'in_flight_bytes': in_flight,
       'bandwidth_Bps': bandwidth,
       'latency_s': latency,
+      'variant': ['' if np.isnan(k) else f'{k:g} % loads' for k in loads],
       'repeats': repeats,
       'rel_std': spread,
       'source': table.texts('source_repo', ''),

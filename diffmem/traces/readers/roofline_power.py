@@ -15,7 +15,8 @@ A row `roofline` covers one kernel launch: main.cu gives each of `blocks` blocks
 256 threads and 4000 pairs per thread. time_s follows from the rate that was
 printed with more digits. power_W is the tool's: the highest of 21 NVML readings
 0.1 s apart. Boards at their cap or below their top clock are kept; the clock is
-in the note.
+in the note. `variant` names the board: boards of one node differ by 5 W and
+more at the same rates.
 """
 
 import pathlib
@@ -121,12 +122,12 @@ def _add(
     bytes_written=0.0,
     flops=flops,
     launches=1,
-    variant=f'{its:g} FMAs, GPU {gpu:g}',
+    variant=f'GPU {gpu:g}',
     time_s=time_s,
     bandwidth_Bps=read_B / time_s,
     power_W=power_W,
     source=_SOURCE,
-    note=f'clock {MHz:g} MHz',
+    note=f'{its:g} FMAs, clock {MHz:g} MHz',
   )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,24 @@ class Table:
       if str(value).lower() not in known:
         raise self._refuse(name, i, value, 'true or false')
     return np.array([known[str(value).lower()] for value in values])
+
+  def layout(self, layouts: Mapping[str, Any]) -> Any:
+    """What belongs to the first of these columns that the file has.
+
+    Args:
+      layouts: a column that only this layout has -> what reads it.
+
+    Raises:
+      TraceError: none of the columns.
+    """
+    for column, found in layouts.items():
+      if column in self._columns:
+        return found
+    raise errors.TraceError(
+      self.path,
+      value=', '.join(self.names)[:80],
+      expected=f'one of the columns {", ".join(layouts)}',
+    )
 
   def use(self, *names: str) -> None:
     """Marks columns as known, though nothing is read from them."""
