@@ -18,6 +18,9 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
   """Writes named arrays to a new folder (an absolute path)."""
   with _orbax() as ocp:
     ocp.save(path, dict(arrays))
+  # Says where it was written, which is nobody's business once it is moved;
+  # the rename of the whole folder is what commits a checkpoint.
+  (path / 'commit_success.txt').unlink(missing_ok=True)
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:

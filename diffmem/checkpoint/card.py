@@ -11,7 +11,7 @@ import diffmem
 
 # Raised with every change of system.json, card.json, checksums.json or of the
 # parameters of a system that makes an older checkpoint mean something else.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _Finite = Annotated[float, pydantic.AllowInfNan(False)]
 

@@ -2,7 +2,8 @@
 
 A checkpoint is a folder:
 
-    arrays/         best estimate and ensemble, float64 (Orbax)
+    arrays/         best estimate and ensemble, float64, and the weights of
+                    residuals, float32 (Orbax)
     system.json     structure; every parameter with unit, value, standard
                     error, prior, status, source, what to measure
     card.json       traces and their hashes, held-out errors, versions
@@ -211,10 +212,7 @@ def _read_arrays(
     raise folder.damaged(
       where, _ARRAYS, f'Orbax cannot read it ({error})', 'arrays as saved'
     ) from error
-  expected = {
-    name: (shape, 'float64')
-    for name, shape in document.shapes(described).items()
-  }
+  expected = document.array_types(described)
   there = {name: (a.shape, str(a.dtype)) for name, a in found.items()}
   if there != expected:
     raise folder.damaged(

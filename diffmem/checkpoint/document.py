@@ -12,6 +12,7 @@ import numpy as np
 import pydantic
 
 from diffmem import errors
+from diffmem.checkpoint import residuals as residuals_lib
 from diffmem.checkpoint.card import SCHEMA_VERSION, Strict
 from diffmem.system import (
   Engine,
@@ -56,20 +57,24 @@ class SystemDocument(Strict):
   Attributes:
     schema_version: of the checkpoint's files.
     name: of the system.
+    compute_units: units that share the tiles of a kernel.
     tiers: what of each tier is structure, in order.
     engines: the same of each engine.
     draws: size of the ensemble, 0 for none.
     scatter: relative deviation of single observations, by op.
     parameters: by full name, in the order of the arrays.
+    residuals: learned corrections, without their weights.
   """
 
   schema_version: int = SCHEMA_VERSION
   name: str
+  compute_units: int = pydantic.Field(1, ge=1)
   tiers: tuple[dict[str, bool | int | str], ...]
   engines: tuple[dict[str, bool | int | str], ...]
   draws: int = pydantic.Field(ge=0)
   scatter: dict[str, float]
   parameters: dict[str, Parameter]
+  residuals: tuple[residuals_lib.ResidualDocument, ...] = ()
 
 
 def describe(fitted: FittedSystem) -> SystemDocument:
@@ -91,24 +96,30 @@ def describe(fitted: FittedSystem) -> SystemDocument:
     )
   return SystemDocument(
     name=system.name,
+    compute_units=system.compute_units,
     tiers=tuple(_static(tier) for tier in system.tiers),
     engines=tuple(_static(engine) for engine in system.engines),
     draws=fitted.draws,
     scatter={name: float(v) for name, v in fitted.scatter.items()},
     parameters=found,
+    residuals=tuple(map(residuals_lib.describe, fitted.residuals.values())),
   )
 
 
 def pack(fitted: FittedSystem) -> dict[str, np.ndarray]:
-  """The leaves as float64 arrays: `best` [name], `ensemble` [draw, name].
+  """Leaves as float64: `best` [name], `ensemble` [draw, name]; residuals.
 
   Raises:
     CheckpointError: a leaf is not one number (or one per draw).
   """
-  best = _stack(fitted.system, ())
-  if fitted.ensemble is None:
-    return {'best': best}
-  return {'best': best, 'ensemble': _stack(fitted.ensemble, (fitted.draws,))}
+  packed = {'best': _stack(fitted.system, ())}
+  if fitted.ensemble is not None:
+    packed['ensemble'] = _stack(fitted.ensemble, (fitted.draws,))
+  for residual in fitted.residuals.values():
+    packed[residuals_lib.describe(residual).array] = residuals_lib.pack(
+      residual
+    )
+  return packed
 
 
 def _stack(system: System, shape: tuple[int, ...]) -> np.ndarray:
@@ -124,12 +135,16 @@ def _stack(system: System, shape: tuple[int, ...]) -> np.ndarray:
   return np.stack(columns, -1)
 
 
-def shapes(document: SystemDocument) -> dict[str, tuple[int, ...]]:
-  """Shape of each array that belongs to a document."""
+def array_types(
+  document: SystemDocument,
+) -> dict[str, tuple[tuple[int, ...], str]]:
+  """Shape and dtype of each array that belongs to a document."""
   n = len(document.parameters)
-  found = {'best': (n,)}
+  found = {'best': ((n,), 'float64')}
   if document.draws:
-    found['ensemble'] = (document.draws, n)
+    found['ensemble'] = ((document.draws, n), 'float64')
+  for residual in document.residuals:
+    found[residual.array] = ((residual.size,), 'float32')
   return found
 
 
@@ -155,7 +170,14 @@ def rebuild(
     )
     for name, p in document.parameters.items()
   }  # fmt: skip
-  return FittedSystem(system, knowledge, ensemble, dict(document.scatter))
+  corrections = [residuals_lib.rebuild(r, arrays) for r in document.residuals]
+  return FittedSystem(
+    system,
+    knowledge,
+    ensemble,
+    dict(document.scatter),
+    {residual.key: residual for residual in corrections},
+  )
 
 
 def _template(document: SystemDocument) -> System:
@@ -165,6 +187,7 @@ def _template(document: SystemDocument) -> System:
       document.name,
       [Tier.of(**tier) for tier in document.tiers],
       [Engine.of(**engine) for engine in document.engines],
+      compute_units=document.compute_units,
     )
   except (TypeError, ValueError, errors.SpecError) as error:
     raise ValueError(

@@ -17,13 +17,12 @@ import numpy as np
 from jaxtyping import Float
 
 from diffmem.cost import predict
-from diffmem.fitting import observe
+from diffmem.fitting import corrections, observe, open_form, residual
 from diffmem.system import FittedSystem, System
 from diffmem.traces import Traces
 
 OPEN_LATENCY = 'latency_at_bandwidth_s'
-# 90 % of a normal distribution lies within so many standard deviations.
-_Z90 = 1.645
+_TEXTS = ('system', 'op', 'tier', 'observable')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Predictions:
     observable: what was observed.
     observed: its value, SI.
     predicted: the model's value, SI; NaN where it has no answer.
+    by_laws: the same without residuals.
     lo90: lower end of the 90 % interval for the observation.
     hi90: upper end.
   """
@@ -48,12 +48,17 @@ class Predictions:
   observable: np.ndarray
   observed: np.ndarray
   predicted: np.ndarray
+  by_laws: np.ndarray
   lo90: np.ndarray
   hi90: np.ndarray
 
   def error(self) -> Float[np.ndarray, ' equation']:
     """Signed relative error of the predictions [1]."""
     return self.predicted / self.observed - 1.0
+
+  def without_residuals(self) -> 'Predictions':
+    """What the laws alone say; the intervals stay those with residuals."""
+    return dataclasses.replace(self, predicted=self.by_laws)
 
   def select(self, mask: np.ndarray) -> 'Predictions':
     """The equations of a mask."""
@@ -69,18 +74,77 @@ def predict_traces(fitted: FittedSystem, traces: Traces) -> Predictions:
     FitError: rows that name a tier or format which the system lacks.
   """
   with jax.enable_x64(True):
-    return _predict_traces(fitted, traces)
+    corrected, rows = _by_residuals(fitted, traces)
+    parts = [corrected]
+    if len(rows):
+      by_laws = _by_laws(fitted, traces.select(rows))
+      by_laws = dataclasses.replace(by_laws, row=rows[by_laws.row])
+      done = set(zip(corrected.row, corrected.observable, strict=True))
+      pairs = zip(by_laws.row, by_laws.observable, strict=True)
+      parts.append(by_laws.select(np.array([p not in done for p in pairs])))
+  joined = {
+    f.name: np.concatenate([getattr(part, f.name) for part in parts])
+    for f in dataclasses.fields(Predictions)
+  }
+  order = np.argsort(joined['row'], kind='stable')
+  return Predictions(**joined).select(order)
 
 
-def _predict_traces(fitted: FittedSystem, traces: Traces) -> Predictions:
+def _by_residuals(
+  fitted: FittedSystem, traces: Traces
+) -> tuple[Predictions, np.ndarray]:
+  """Equations that a residual corrects, and the rows that have others."""
+  equations = observe.observations_of(traces)
+  if fitted.residuals:
+    demand = observe.demand_of(fitted.system, traces)
+    cost = corrections.cost_of(fitted.system, demand)
+    found = corrections.of_equations(
+      fitted.residuals, fitted.system, traces, cost, equations
+    )
+    has, logs = found.has, observe.log_of(cost, equations)
+  else:
+    has = np.zeros(len(equations), bool)
+  rows = np.unique(equations.row[~has])
+  row = equations.row[has]
+  if not has.any():
+    return _no_predictions(), rows
+  log_value = (logs + found.log_value)[has]
+  memories = [
+    t.name for t in fitted.system.tiers if not t.is_cache and not t.link
+  ]
+  return Predictions(
+    row=row,
+    system=traces['system'][row],
+    op=traces['op'][row],
+    tier=traces.get('tier', memories[0])[row],
+    observable=np.array(equations.names, object)[has],
+    observed=np.exp(equations.log_value[has]),
+    predicted=np.exp(log_value),
+    by_laws=np.exp(logs[has]),
+    lo90=np.exp(log_value - found.half_width[has]),
+    hi90=np.exp(log_value + found.half_width[has]),
+  ), rows
+
+
+def _no_predictions() -> Predictions:
+  kinds = {'row': int} | dict.fromkeys(_TEXTS, object)
+  return Predictions(
+    **{
+      f.name: np.empty(0, kinds.get(f.name, float))
+      for f in dataclasses.fields(Predictions)
+    }
+  )
+
+
+def _by_laws(fitted: FittedSystem, traces: Traces) -> Predictions:
   observations = observe.observations_of(traces)
-  candidates = _loaded_rows(traces)
+  candidates = open_form.loaded_rows(traces)
   bandwidth_Bps = traces.get('bandwidth_Bps')[candidates]
   demand = observe.with_limits(
     observe.demand_of(fitted.system, traces), candidates
   )
 
-  logs, load, served_B = jax.tree.map(
+  logs, load, gain, served_B = jax.tree.map(
     np.asarray,
     _answers(
       _with_draws(fitted), demand, observations.which, observations.row,
@@ -90,7 +154,7 @@ def _predict_traces(fitted: FittedSystem, traces: Traces) -> Predictions:
   served_B = served_B[:, : len(traces)]
   labels = observe.tier_labels(fitted.system, served_B[0])
   # Open rows count only below the wall, as the best estimate sees it.
-  is_open = load[0] < observe.OPEN_LOAD_LIMIT
+  is_open = open_form.judged(traces, candidates, load[0])
   keep = np.concatenate([np.ones(len(observations), bool), is_open])
   logs = logs[:, keep]
   row = np.concatenate([observations.row, candidates])[keep]
@@ -98,9 +162,11 @@ def _predict_traces(fitted: FittedSystem, traces: Traces) -> Predictions:
   observed = np.concatenate(
     [np.exp(observations.log_value), traces.get('latency_s')[candidates]]
   )
-  scatter = np.array(
-    [_scatter(fitted, traces['op'][r], labels[r]) for r in row]
-  )
+  closed = [_scatter(fitted, traces['op'][r], labels[r]) for r in row]
+  scatter = np.array(closed, float)
+  if open_form.KEY in fitted.scatter:
+    open_scatter = fitted.scatter[open_form.KEY] * gain[0]
+    scatter[len(observations) :] = open_scatter[is_open]
   spread = (
     np.hypot(scatter, np.nanstd(logs[1:], 0)) if len(logs) > 1 else scatter
   )
@@ -112,19 +178,21 @@ def _predict_traces(fitted: FittedSystem, traces: Traces) -> Predictions:
     observable=np.array(names, object)[keep],
     observed=observed[keep],
     predicted=np.exp(logs[0]),
-    lo90=np.exp(logs[0] - _Z90 * spread),
-    hi90=np.exp(logs[0] + _Z90 * spread),
+    by_laws=np.exp(logs[0]),
+    lo90=np.exp(logs[0] - residual.Z90 * spread),
+    hi90=np.exp(logs[0] + residual.Z90 * spread),
   )
 
 
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(0, None, None, None, None))
 def _answers(system, demand, which, row, bandwidth_Bps):
-  """Logs of all predictions, load of the open ones, bytes served."""
+  """Logs of all predictions, load and gain of the open ones, bytes served."""
   cost = predict(system, demand)
   closed = observe.predicted_log(cost, which, row)
-  latency_s, load = observe.open_latency_s(system, demand, cost, bandwidth_Bps)
-  return jnp.concatenate([closed, jnp.log(latency_s)]), load, cost.served_B
+  found = open_form.answer(system, demand, cost, bandwidth_Bps)
+  logs = jnp.concatenate([closed, jnp.log(found.latency_s)])
+  return logs, found.load, found.gain, cost.served_B
 
 
 def _with_draws(fitted: FittedSystem) -> System:
@@ -179,11 +247,6 @@ def summary(part: Predictions) -> dict[str, Any]:
     'coverage90': float(100.0 * inside[answered].mean()),
     'unanswered': int((~answered).sum()),
   }
-
-
-def _loaded_rows(traces: Traces) -> np.ndarray:
-  known = ~np.isnan(traces.get('latency_s') + traces.get('bandwidth_Bps'))
-  return np.flatnonzero(known & (traces['op'] == 'loaded_latency'))
 
 
 def _scatter(fitted: FittedSystem, op: str, label: str) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,14 +10,20 @@ import numpy as np
 from diffmem import errors
 from diffmem.fitting import (
   compiled,
+  corrections,
+  duplex,
+  kernel_rows,
   observe,
+  open_form,
   optimise,
   resume,
   split,
   start,
   uncertainty,
 )
+from diffmem.fitting.evaluate import evaluate
 from diffmem.fitting.problem import SCALE_FLOOR, Problem, make_problem
+from diffmem.fitting.residual import ResidualOptions
 from diffmem.system import (
   FittedSystem,
   Status,
@@ -40,7 +47,10 @@ class FitOptions:
     adam_steps: steps of Adam before them; 0 for none.
     draws: bootstrap refits; 0 for no ensemble.
     draw_steps: most Levenberg-Marquardt steps of each refit.
-    seed: of starts and bootstrap.
+    max_rows: most rows of kernels that the laws are fitted to, evenly over
+      ops, formats and kernels; residuals learn from all.
+    residual: how residuals are trained.
+    seed: of starts, bootstrap, samples and residuals.
     resume_path: a file that keeps finished work, so that an interrupted fit
       of the same data and options goes on; removed when the fit is done.
   """
@@ -50,6 +60,8 @@ class FitOptions:
   adam_steps: int = 0
   draws: int = 64
   draw_steps: int = 6
+  max_rows: int = 1500
+  residual: ResidualOptions = dataclasses.field(default_factory=ResidualOptions)
   seed: int = 0
   resume_path: str | os.PathLike | None = None
 
@@ -104,12 +116,56 @@ def fit(
       f'{traces.origin}: {len(traces)} rows cannot constrain a system'
     )
   with jax.enable_x64(True):
-    return _fit(prior, traces, options, on_progress)
+    prior, laws = duplex.choose(prior, traces)
+    prior = kernel_rows.with_engines(prior, traces)
+    sample = kernel_rows.sample(
+      prior.system, traces, options.max_rows, options.seed
+    )
+    result, store = _fit(prior, sample, options, on_progress)
+    residuals = corrections.train(
+      result.fitted.system,
+      traces,
+      options.residual,
+      options.seed,
+      on_progress,
+      store,
+    )
+  store.clear()
+  fitted = dataclasses.replace(result.fitted, residuals=residuals)
+  said = tuple(law.help() for law in laws)
+  return dataclasses.replace(result, fitted=fitted, help=result.help + said)
 
 
-def _fit(prior, traces, options, on_progress) -> FitResult:
+def fit_held_out(
+  prior: FittedSystem,
+  traces: Traces,
+  options: FitOptions,
+  every: int,
+  on_progress: compiled.Progress = lambda stage, done, total: None,
+) -> tuple[FitResult, list[dict[str, Any]]]:
+  """`fit` without one cell in `every`, and its errors on these.
+
+  Args:
+    prior: as for `fit`.
+    traces: measurements of this system.
+    options: as for `fit`; its seed chooses the cells too.
+    every: one inner cell in so many of each sweep is held out; 0 for none.
+    on_progress: called with stage, done, total.
+
+  Returns:
+    The fit, and errors by group (`evaluate`) on the rows that it has not seen.
+  """
+  held_out = split.hold_out(traces, every=every, seed=options.seed)
+  found = fit(prior, traces.select(~held_out), options, on_progress)
+  if not held_out.any():
+    return found, []
+  return found, evaluate(found.fitted, traces.select(held_out))
+
+
+def _fit(prior, traces, options, on_progress) -> tuple[FitResult, resume.Store]:
+  """The laws, and the store of the work behind them."""
   prior_sd = {name: known.prior_sd for name, known in prior.knowledge.items()}
-  problem = make_problem(prior.system, prior_sd, traces)
+  problem = make_problem(prior.system, prior_sd, traces, _ceilings(prior))
   problem = _drop_untouched(problem)
   plain = dataclasses.replace(options, resume_path=None)
   store = resume.Store(
@@ -128,15 +184,32 @@ def _fit(prior, traces, options, on_progress) -> FitResult:
   theta = best.theta
   draws = _bootstrap(problem, traces, theta, options, store, on_progress)
   fitted = _assemble(prior, problem, best, draws, traces)
-  store.clear()
   is_converged = bool(best.converged)
-  return FitResult(
+  result = FitResult(
     fitted=fitted,
     loss=float(best.loss),
     start_losses=tuple(float(x) for x in starts.loss),
     converged=is_converged,
     help=_help(fitted, starts.loss, is_converged),
   )
+  return result, store
+
+
+def _ceilings(prior: FittedSystem) -> set[str]:
+  """Parameters whose prior is a published peak: nothing exceeds it.
+
+  A rate on a data sheet is what the part can do at best. Caches have none.
+  """
+  caches = {t.name for t in prior.system.tiers if t.is_cache}
+  found = set()
+  for name, known in prior.knowledge.items():
+    part, _, parameter = name.rpartition('.')
+    is_rate = parameter in ('read_Bps', 'rate_FLOPps') and part not in caches
+    is_published = not known.source.startswith(('assumption:', 'unverified:'))
+    is_borrowed = known.source.startswith(kernel_rows.BORROWED)
+    if is_rate and (is_published or is_borrowed):
+      found.add(name)
+  return found
 
 
 def _drop_untouched(problem: Problem) -> Problem:
@@ -158,6 +231,7 @@ def _drop_untouched(problem: Problem) -> Problem:
     problem.data,
     prior=problem.data.prior[keep],
     prior_sd=problem.data.prior_sd[keep],
+    ceiling=problem.data.ceiling[keep],
   )
   return dataclasses.replace(problem, names=names, data=data)
 
@@ -290,7 +364,9 @@ def _bootstrap(problem, traces, theta, options, store, on_progress):
 def _assemble(prior, problem, best, draws, traces) -> FittedSystem:
   theta = best.theta
   stderr = uncertainty.standard_errors(best.normal)
-  system = to_numpy(problem.system_at(theta))
+  leaves = leaves_by_name(prior.system)
+  leaves |= dict(zip(problem.names, theta, strict=True))
+  system = to_numpy(from_leaves(prior.system, leaves))
   knowledge = {}
   for name in system.infos():
     known = prior.knowledge[name]
@@ -310,7 +386,7 @@ def _assemble(prior, problem, best, draws, traces) -> FittedSystem:
     system=system,
     knowledge=knowledge,
     ensemble=_ensemble(system, problem.names, draws, knowledge),
-    scatter=_scatter(problem, traces, best),
+    scatter=_scatter(problem, traces, best) | open_form.scatter(system, traces),
   )
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from diffmem import errors
-from diffmem.cost import STREAM_B, UNCACHED_B, Cost, Demand, service
+from diffmem.cost import STREAM_B, UNCACHED_B, Cost, Demand
+from diffmem.fitting import kernel_rows
 from diffmem.system import System
 from diffmem.traces import Traces
 
@@ -24,8 +25,6 @@ FITTED_ON_BANDWIDTH = (
 )  # fmt: skip
 _MATRIX_OPS = frozenset({'gemm', 'gemm_chain'})
 _LINE_B = 64.0
-# The open form is judged only below this share of the highest bandwidth seen.
-OPEN_LOAD_LIMIT = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +49,8 @@ class Observations:
   @property
   def which(self) -> Int[np.ndarray, ' equation']:
     """Index of each observable in `OBSERVABLES`."""
-    return np.array([OBSERVABLES.index(name) for name in self.names])
+    position = {name: i for i, name in enumerate(OBSERVABLES)}
+    return np.array([position[name] for name in self.names])
 
 
 def demand_of(system: System, traces: Traces) -> Demand:
@@ -59,48 +59,86 @@ def demand_of(system: System, traces: Traces) -> Demand:
   Raises:
     FitError: a tier or number format that the system lacks, with the row.
   """
+  groups = kernel_rows.groups(system, traces)
+  is_kernel = np.zeros(len(traces), bool)
+  for group in groups:
+    is_kernel[group.rows] = True
   home = _home_index(system, traces)
-  flops = _flops(system, traces)
-  shape = (len(traces), len(system.tiers))
-  rows = np.arange(len(traces))
-
-  def at_home(values, fill):
-    table = np.full(shape, fill)
-    table[rows, home] = values
-    return table
-
+  flops = _flops(system, traces, ~is_kernel)
   op = traces['op']
   chase = np.isin(op, FITTED_ON_LATENCY)
   granule = np.where(op == 'pointer_chase', _LINE_B, STREAM_B)
   in_flight = np.where(op == 'pointer_chase', _LINE_B, 0.0)
   read_B = _first_known(traces.get('bytes_read'), np.where(chase, _LINE_B, 0.0))
-  return Demand(
-    read_B=at_home(read_B, 0.0),
-    write_B=at_home(traces.get('bytes_written', 0.0), 0.0),
-    granule_B=at_home(
-      _first_known(traces.get('granule_bytes'), granule), STREAM_B
-    ),
-    in_flight_B=at_home(
-      _first_known(traces.get('in_flight_bytes'), in_flight), 0.0
-    ),
-    messages=np.zeros(shape),
-    working_set_B=traces.get('working_set_bytes', UNCACHED_B),
-    participants=traces.get('participants', 1.0),
+  columns = {
+    'read_B': read_B,
+    'write_B': traces.get('bytes_written', 0.0),
+    'granule_B': _first_known(traces.get('granule_bytes'), granule),
+    'in_flight_B': _first_known(traces.get('in_flight_bytes'), in_flight),
+    'working_set_B': traces.get('working_set_bytes', UNCACHED_B),
+    'participants': traces.get('participants', 1.0),
+  }
+  for group in groups:
+    rows, work = group.rows, group.work
+    columns['read_B'][rows] = work.read_B
+    columns['write_B'][rows] = work.write_B
+    columns['in_flight_B'][rows] = 0.0
+    columns['participants'][rows] = work.occupancy
+    if group.levels:
+      home[rows] = _memory_index(system)
+      columns['working_set_B'][rows] = UNCACHED_B
+    else:
+      columns['working_set_B'][rows] = work.working_set_B
+
+  def at_home(name, fill=0.0):
+    table = np.full((len(traces), len(system.tiers)), fill)
+    table[np.arange(len(traces)), home] = columns[name]
+    return table
+
+  rows_of_product = np.where(is_kernel, np.inf, traces.get('m', np.inf))
+  demand = Demand(
+    read_B=at_home('read_B'),
+    write_B=at_home('write_B'),
+    granule_B=at_home('granule_B', STREAM_B),
+    in_flight_B=at_home('in_flight_B'),
+    messages=np.zeros((len(traces), len(system.tiers))),
+    working_set_B=columns['working_set_B'],
+    participants=columns['participants'],
     flops=flops,
-    row_flops=flops / traces.get('m', np.inf)[:, None],
+    row_flops=flops / rows_of_product[:, None],
     launches=traces.get('launches', 0.0),
+    starts=np.zeros_like(flops),
   )
+  for group in groups:
+    _put(demand, group)
+  return demand
+
+
+def _put(demand: Demand, group: kernel_rows.Group) -> None:
+  """Writes a group's engines and links into the tables of a demand."""
+  rows, work = group.rows, group.work
+  demand.starts[rows, group.engine] = work.starts
+  if not group.levels:
+    demand.flops[rows, group.engine] = work.flops
+    return
+  at = np.ix_(rows, group.levels)
+  demand.read_B[at] = demand.write_B[at] = work.sent_B
+  demand.messages[at] = work.messages
+  demand.in_flight_B[at] = work.in_flight_B
 
 
 def observations_of(traces: Traces) -> Observations:
   """The independent observations of a trace."""
   names, rows = [], []
-  for name, is_primary in _primary(traces).items():
+  masks = _primary(traces)
+  for name, is_primary in masks.items():
     picked = np.flatnonzero(is_primary)
     names += [name] * len(picked)
     rows.append(picked)
   row = np.concatenate(rows)
-  value = np.array([traces.get(n)[r] for n, r in zip(names, row, strict=True)])
+  value = np.concatenate(
+    [traces.get(n)[r] for n, r in zip(masks, rows, strict=True)]
+  )
   return Observations(names, row, np.log(value), traces.get('rel_std')[row])
 
 
@@ -126,7 +164,16 @@ def predicted_log(
   return jnp.log(jnp.maximum(value, jnp.finfo(value.dtype).tiny))
 
 
-def observable_table(cost: Cost) -> dict[str, Float[Array, ' op']]:
+def log_of(
+  cost: Cost, equations: Observations
+) -> Float[np.ndarray, ' equation']:
+  """`predicted_log` of equations, in numpy."""
+  table = np.stack([np.asarray(observable_table(cost)[n]) for n in OBSERVABLES])
+  value = table[equations.which, equations.row]
+  return np.log(np.maximum(value, np.finfo(float).tiny))
+
+
+def observable_table(cost: Cost) -> dict[str, Float[ArrayLike, ' op']]:
   """What a cost says of each observable column."""
   return {name: getattr(cost, name) for name in OBSERVABLES}
 
@@ -155,48 +202,6 @@ def with_limits(demand: Demand, rows: Int[np.ndarray, ' open']) -> Demand:
       for f in dataclasses.fields(demand)
     }
   )
-
-
-def open_latency_s(
-  system: System,
-  demand: Demand,
-  cost: Cost,
-  bandwidth_Bps: Float[ArrayLike, ' open'],
-) -> tuple[Float[Array, ' open'], Float[Array, ' open']]:
-  """Loaded latency from a given bandwidth (open form), and the load.
-
-  Args:
-    system: the machine.
-    demand: made by `with_limits`.
-    cost: its cost.
-    bandwidth_Bps: of the rows that were appended there [B/s].
-
-  Returns:
-    latency [s] and bandwidth over capacity [1].
-  """
-  n = bandwidth_Bps.shape[0]
-  first = cost.time_s.shape[0] - 2 * n
-  idle, full = slice(first, first + n), slice(first + n, None)
-  home = jnp.argmax(cost.served_B[idle], -1)[:, None]
-
-  def at_home(values):
-    return jnp.take_along_axis(values, home, -1)[:, 0]
-
-  def of_tier(name):
-    column = jnp.stack([jnp.asarray(getattr(t, name)) for t in system.tiers])
-    return column[home[:, 0]]
-
-  queue_p = service.knee_p(
-    at_home(demand.read_B[idle]),
-    at_home(demand.write_B[idle]),
-    of_tier('queue_p'),
-    of_tier('bend_queue'),
-  )
-  capacity_Bps = cost.bandwidth_Bps[full]
-  latency_s = service.latency_at_bandwidth_s(
-    bandwidth_Bps, cost.latency_s[idle], capacity_Bps, queue_p
-  )
-  return latency_s, bandwidth_Bps / capacity_Bps
 
 
 def tier_labels(
@@ -245,36 +250,44 @@ def _primary(traces: Traces) -> dict[str, np.ndarray]:
   return masks
 
 
+def _memory_index(system: System) -> int:
+  """The main memory: the first tier that is no cache and no link, if any."""
+  is_memory = [not t.is_cache and not t.link for t in system.tiers]
+  return int(np.argmax(is_memory))
+
+
 def _home_index(system: System, traces: Traces) -> np.ndarray:
   names = system.tier_names
-  memories = [t.name for t in system.tiers if not t.is_cache and not t.link]
+  tiers = traces.get('tier', names[_memory_index(system)])
   index = np.empty(len(traces), int)
-  for i, name in enumerate(traces['tier']):
-    name = name or memories[0]
+  for name in set(tiers):
+    rows = tiers == name
     if name not in names:
       raise errors.FitError(
-        f'{traces.origin}, row {i + 1}: tier {name!r} is not in the system '
-        f'{system.name!r}, which has {", ".join(names)}. Give a system that '
-        'has it with --system'
+        f'{traces.origin}, row {np.argmax(rows) + 1}: tier {name!r} is not in '
+        f'the system {system.name!r}, which has {", ".join(names)}. Give a '
+        'system that has it with --system'
       )
-    index[i] = names.index(system.tier(name).home or name)
+    index[rows] = names.index(system.tier(name).home or name)
   return index
 
 
-def _flops(system: System, traces: Traces) -> np.ndarray:
+def _flops(system: System, traces: Traces, is_plain: np.ndarray) -> np.ndarray:
+  """FLOPs by engine of the rows that no kernel law describes."""
   # The additions of a bandwidth test never bound it, and are not counted.
-  counted = ~np.isin(traces['op'], FITTED_ON_BANDWIDTH)
+  counted = is_plain & ~np.isin(traces['op'], FITTED_ON_BANDWIDTH)
   flops = traces.get('flops', 0.0) * counted
+  unit = np.where(np.isin(traces['op'], list(_MATRIX_OPS)), 'matrix', 'vector')
+  engine = unit.astype(object) + ':' + traces.get('dtype', 'float32')
   table = np.zeros((len(traces), len(system.engines)))
-  for i in np.flatnonzero(flops > 0):
-    unit = 'matrix' if traces['op'][i] in _MATRIX_OPS else 'vector'
-    name = f'{unit}:{traces["dtype"][i] or "float32"}'
+  for name in set(engine[flops > 0]):
+    rows = np.flatnonzero((engine == name) & (flops > 0))
     if name not in system.engine_names:
       raise errors.FitError(
-        f'{traces.origin}, row {i + 1}: engine {name!r} is not in the system '
-        f'{system.name!r}, which has {", ".join(system.engine_names)}'
+        f'{traces.origin}, row {rows[0] + 1}: engine {name!r} is not in the '
+        f'system {system.name!r}, which has {", ".join(system.engine_names)}'
       )
-    table[i, system.engine_names.index(name)] = flops[i]
+    table[rows, system.engine_names.index(name)] = flops[rows]
   return table
 
 

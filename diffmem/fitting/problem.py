@@ -1,11 +1,12 @@
 """A fit as a function of one parameter vector."""
 
 import dataclasses
+from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from diffmem.cost import Cost, Demand, predict
 from diffmem.fitting import loss, observe, optimise
@@ -15,6 +16,9 @@ from diffmem.traces import Traces
 # No observation weighs more than one of this relative precision: the model
 # itself is not better than that, whatever the repeats say.
 SCALE_FLOOR = 0.005
+# How far a rate may exceed the published peak, in the logarithm.
+_PEAK_SD = 0.02
+_POWER = ('W', 'J')
 
 
 @jax.tree_util.register_dataclass
@@ -32,6 +36,7 @@ class Data:
     weight: bootstrap weight of each, 1 for none [equation].
     prior: centre of the prior [parameter].
     prior_sd: its standard deviation [parameter].
+    ceiling: whether the prior is a peak that nothing exceeds [parameter].
   """
 
   base: System
@@ -43,6 +48,7 @@ class Data:
   weight: Float[ArrayLike, '*start equation']
   prior: Float[ArrayLike, '*start parameter']
   prior_sd: Float[ArrayLike, '*start parameter']
+  ceiling: Bool[ArrayLike, '*start parameter']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +94,12 @@ class Problem:
     """The loss at theta: robust data terms, then square prior terms."""
     z = self.log_ratio(theta, data) / data.scale
     prior_z = (theta - data.prior) / data.prior_sd
+    above = data.ceiling & (prior_z > 0)
+    prior_z = jnp.where(
+      above,
+      (theta - data.prior) / jnp.minimum(_PEAK_SD, data.prior_sd),
+      prior_z,
+    )
     return optimise.Terms(
       z=jnp.concatenate([z, prior_z]),
       weight=jnp.concatenate([data.weight, jnp.ones_like(prior_z)]),
@@ -98,17 +110,27 @@ class Problem:
 
 
 def make_problem(
-  system: System, prior_sd: dict[str, float], traces: Traces
+  system: System,
+  prior_sd: Mapping[str, float],
+  traces: Traces,
+  ceilings: Collection[str] = (),
 ) -> Problem:
   """Sets up a fit.
 
   Args:
-    system: the prior's centre.
+    system: the prior's centre; parts that no row touches are left out.
     prior_sd: by full name, in leaf units; a parameter that is missing or 0
       is not fitted.
     traces: the observations.
+    ceilings: full names of parameters whose prior is a peak.
   """
+  system = _touched(system, observe.demand_of(system, traces))
   active = system.active()
+  if not (observed(traces, 'power_W') or observed(traces, 'energy_J')):
+    # Times tell of energy through the power cap alone: too thin to fit it.
+    active = {
+      n for n in active if not system.infos()[n].unit.startswith(_POWER)
+    }
   names = tuple(
     name
     for name in leaves_by_name(system)
@@ -127,5 +149,33 @@ def make_problem(
     weight=np.ones(n),
     prior=np.array([float(leaves[name]) for name in names]),
     prior_sd=np.array([prior_sd[name] for name in names]),
+    ceiling=np.array([name in ceilings for name in names]),
   )
   return Problem(system, names, observations, data)
+
+
+def observed(traces: Traces, name: str) -> bool:
+  """Whether any row has this observation."""
+  return bool(np.any(~np.isnan(traces.get(name))))
+
+
+def _touched(system: System, demand: Demand) -> System:
+  """The system without tiers and engines that no row uses.
+
+  Caches stay with their home and links with what lies behind them.
+  """
+  moved = np.asarray(demand.read_B) + np.asarray(demand.write_B)
+  is_used = dict(
+    zip(system.tier_names, (moved > 0).any(0).tolist(), strict=True)
+  )
+  for tier in system.tiers:
+    if tier.via:
+      is_used[tier.via] |= is_used[tier.name]
+  tiers = [t for t in system.tiers if is_used[t.home or t.name]]
+  ran = np.asarray(demand.flops) + np.asarray(demand.starts)
+  engines = [
+    e for e, runs in zip(system.engines, (ran > 0).any(0), strict=True) if runs
+  ]
+  if not tiers:
+    return system
+  return dataclasses.replace(system, tiers=tuple(tiers), engines=tuple(engines))

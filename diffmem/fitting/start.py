@@ -16,8 +16,6 @@ def data_driven(system: System, traces: Traces) -> System:
   """The system with latencies and rates moved to what the traces show."""
   values = {}
   for tier in system.tiers:
-    if tier.link:
-      continue
     inside = _plateau(system, tier, traces)
     latency_s = _latency_s(tier, traces, inside)
     values[f'{tier.name}.latency_s'] = latency_s
@@ -29,7 +27,7 @@ def _plateau(system: System, tier: Tier, traces: Traces) -> np.ndarray:
   """Rows that this tier serves, by the sizes that the prior gives it."""
   home = tier.home or tier.name
   memories = [t.name for t in system.tiers if not t.is_cache and not t.link]
-  here = traces.get('tier', memories[0]) == home
+  here = traces.get('tier', (memories or [''])[0]) == home
   chain = [t for t in system.tiers if t.home == home]
   size = traces.get('working_set_bytes', np.inf)
   threads = traces.get('participants', 1.0)
@@ -55,8 +53,10 @@ def _latency_s(tier: Tier, traces: Traces, inside: np.ndarray) -> float:
 
 def _rates(tier, traces, inside, latency_s) -> dict:
   bandwidth = traces.get('bandwidth_Bps')
-  rows = inside & ~np.isnan(bandwidth)
-  rows &= np.isin(traces['op'], observe.FITTED_ON_BANDWIDTH)
+  known = inside & ~np.isnan(bandwidth)
+  rows = known & np.isin(traces['op'], observe.FITTED_ON_BANDWIDTH)
+  if not rows.any():
+    rows = known & (traces['op'] == 'loaded_latency')
   if not rows.any():
     return {}
   threads = traces.get('participants', 1.0)
