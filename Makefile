@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: env quickstart test bench format lock clean
+.PHONY: env quickstart test bench checkpoints format lock clean
 
 env: $(STAMP)
 
@@ -27,6 +27,10 @@ test: env
 
 bench: env
 	$(BIN)/python -m pytest benchmarks/*_benchmark.py -o addopts= --benchmark-only
+
+# All shipped checkpoints, from a folder of public traces: about 15 minutes.
+checkpoints: env
+	$(BIN)/python -m experiments.rebuild_checkpoints --traces_dir=$(TRACES)
 
 format: env
 	$(BIN)/ruff format .

@@ -32,6 +32,7 @@ def main() -> None:
     'traces': _TRACES.value,
     'groups': fitting.group_errors(predictions),
     'total': fitting.summary(predictions),
+    'laws_alone': fitting.summary(predictions.without_residuals()),
   }
   if _JSON.value != '-':
     program.print_groups('Errors, percent', document['groups'])

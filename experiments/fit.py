@@ -38,21 +38,13 @@ def main() -> None:
   everything = traces.concat(parts)
   config = _CONFIG.value
   prior = program.prior_system(_SYSTEM.value, everything)
-  held_out = fitting.hold_out(
-    everything, every=config.holdout_every, seed=_SEED.value
-  )
-  options = fitting.FitOptions(
-    **{k: v for k, v in config.items() if k != 'holdout_every'},
-    seed=_SEED.value,
-    resume_path=f'{_OUT.value}.fitting.npz',
+  options = program.fit_options(
+    config, _SEED.value, resume_path=f'{_OUT.value}.fitting.npz'
   )
   with program.progress() as report:
-    found = fitting.fit(prior, everything.select(~held_out), options, report)
-  groups = (
-    fitting.evaluate(found.fitted, everything.select(held_out))
-    if held_out.any()
-    else []
-  )
+    found, groups = fitting.fit_held_out(
+      prior, everything, options, config.holdout_every, report
+    )
   checkpoint.save_checkpoint(
     _OUT.value,
     found.fitted,

@@ -9,7 +9,8 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -126,6 +127,28 @@ def config_path(name: str) -> str:
   return str(pathlib.Path(__file__).parent / 'configs' / name)
 
 
+def fit_options(config: Any, seed: int, resume_path: str | None = None) -> Any:
+  """`fitting.FitOptions` of a configuration such as `configs/fit.py`."""
+  from diffmem import fitting
+
+  fields = {k: v for k, v in config.items() if k != 'holdout_every'}
+  fields['residual'] = fitting.ResidualOptions(**fields['residual'])
+  return fitting.FitOptions(**fields, seed=seed, resume_path=resume_path)
+
+
+def chosen(recipes: Sequence[Any], names: Sequence[str]) -> list[Any]:
+  """The recipes of these names, or all where none is given."""
+  from diffmem import errors
+
+  known = [recipe.name for recipe in recipes]
+  for name in names:
+    if name not in known:
+      raise errors.SpecError(
+        f'--only: {name!r} is not in the recipe, which has {", ".join(known)}'
+      )
+  return [r for r in recipes if not names or r.name in names]
+
+
 def check_output_folder(path: str) -> None:
   """Refuses a folder that cannot be made, before any work is done."""
   from diffmem import errors
@@ -171,6 +194,52 @@ def print_collection(found) -> None:
   if found.interrupted:
     print('interrupted; what was measured is kept')
   print(collect.noise_report(found.rows).help)
+
+
+def print_changes(relative: str, found: Any) -> None:
+  """Prints what the data sheets change in a transfer."""
+  from diffmem import units
+
+  infos = found.fitted.system.infos()
+  table(
+    f'From {relative} to {found.fitted.system.name}',
+    ['parameter', 'relative', 'new part', 'because'],
+    [
+      [
+        change.name,
+        units.format_si(change.relative, infos[change.name].unit),
+        units.format_si(change.value, infos[change.name].unit),
+        change.why,
+      ]
+      for change in found.changes
+    ],
+  )
+
+
+def print_accuracy(groups: list[dict], path: str | None) -> None:
+  """Prints held-out errors beside those of others; writes them as Markdown."""
+  header = [
+    'system', 'operation', 'observed', 'rows', 'roofline', 'laws', 'mean',
+    'median', 'p90', 'in 90 %', 'elsewhere',
+  ]  # fmt: skip
+  names = (
+    'roofline_mape', 'laws_mape', 'mape', 'median_ape', 'p90_ape', 'coverage90'
+  )  # fmt: skip
+  rows = [
+    [
+      g['system'], g['op'], g['observable'], str(g['n']),
+      *('-' if g[k] is None else f'{g[k]:.3g}' for k in names),
+      g['elsewhere'] or '-',
+    ]
+    for g in groups
+  ]  # fmt: skip
+  table('Errors on held-out rows, percent', header, rows, width=160)
+  if path:
+    lines = [header, ['---'] * len(header), *rows]
+    text = ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(path).write_text(text)
+    print(f'wrote {path}')
 
 
 def print_groups(title: str, groups: list[dict]) -> None:
@@ -272,7 +341,9 @@ def write_json(path: str | None, document: dict) -> None:
     print(f'wrote {path}')
 
 
-def table(title: str, header: list[str], rows: list[list[str]]) -> None:
+def table(
+  title: str, header: list[str], rows: list[list[str]], width: int = 120
+) -> None:
   """Prints a table: texts to the left, numbers to the right."""
   from rich import console
   from rich import table as rich_table
@@ -283,8 +354,9 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
     shown.add_column(name, justify='right' if numeric else 'left')
   for row in rows:
     shown.add_row(*row)
-  width = None if sys.stdout.isatty() else 120
-  console.Console(width=width, highlight=False).print(shown)
+  console.Console(
+    width=None if sys.stdout.isatty() else width, highlight=False
+  ).print(shown)
 
 
 def _is_number(text: str) -> bool:
