@@ -19,6 +19,7 @@ from diffmem.workloads import (
   Training,
   Transformer,
 )
+from diffmem.workloads import mesh as mesh_lib
 
 # Sequences of a micro-batch that are tried.
 MICRO_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -65,8 +66,6 @@ def training_space(
   """All legal choices of a training step."""
   meshes = _factorisations(chips)
   rules = _shared_rules(model, meshes, machine)
-  p = meshes['pipeline']
-  rules['layers of the model'] = _stages_fit(model.layers, p)
   ranks = meshes['expert'] * meshes['fsdp'] * meshes['data']
   rules['sequences of the batch'] = sequences % ranks == 0
   meshes, refused = _apply(meshes, rules)
@@ -113,27 +112,10 @@ def _factorisations(
 
 def _shared_rules(model, meshes, machine) -> dict[str, np.ndarray]:
   """Rules of both phases; rule -> which meshes keep it."""
-  t, e = meshes['tensor'], meshes['expert']
-  kv = model.attention.kv_heads
-  heads = (model.attention.heads % t == 0) & ((kv % t == 0) | (t % kv == 0))
-  widths = np.ones_like(heads)
-  for width in (model.d_ff, model.shared_ff):
-    widths &= width % t == 0
-  rules = {'attention heads': heads}
-  if model.experts:
-    widths &= model.experts.d_ff % t == 0
-    rules['experts'] = model.experts.count % e == 0
-  else:
-    rules['experts'] = e == 1
-  rules['hidden width'] = widths
+  axes = {name: meshes[name] for name in ('tensor', 'expert', 'pipeline')}
+  rules = mesh_lib.rules(model, **axes)
   rules['network levels'] = _aligned(meshes, machine.spans)
   return rules
-
-
-def _stages_fit(layers: int, pipeline: np.ndarray) -> np.ndarray:
-  """Stages divide the layers, or with embedding and head as a layer each."""
-  divides = (layers % pipeline == 0) | ((layers + 2) % pipeline == 0)
-  return divides & (pipeline <= layers)
 
 
 def _aligned(meshes, spans) -> np.ndarray:

@@ -47,6 +47,17 @@ class Choices:
   micro_batch: _One
   recompute: _One
 
+  @classmethod
+  def of(cls, **given: _One) -> 'Choices':
+    """Choices by name; what is not given is 1, `recompute` 0 (none).
+
+    Values broadcast against each other.
+    """
+    plain = dict.fromkeys((f.name for f in dataclasses.fields(cls)), 1.0)
+    full = {**plain, 'recompute': 0.0, **given}
+    values = jnp.broadcast_arrays(*(jnp.asarray(v) for v in full.values()))
+    return cls(**dict(zip(full, values, strict=True)))
+
   @property
   def data_ranks(self) -> _One:
     """Ranks with tokens of their own."""

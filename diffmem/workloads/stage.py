@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from diffmem.workloads.choices import Choices
-from diffmem.workloads.transformer import Transformer
+from diffmem.workloads.transformer import AttentionGroup, Transformer
 
 ATTENTION = 'attention_weights'
 MLP = 'mlp_weights'
@@ -87,14 +87,59 @@ def head_flops(model: Transformer) -> float:
   return 2.0 * model.vocab * model.d_model
 
 
-def core_flops(model: Transformer, keys: float) -> float:
-  """Forward FLOPs of one token's attention core in one layer.
+def decode_core_flops(model: Transformer, context: float) -> float:
+  """FLOPs of the next token's attention core, mean over layers.
+
+  Latent attention is absorbed in the query; windowed layers see their window;
+  linear attention updates its state.
 
   Args:
     model: the transformer.
-    keys: tokens attended to; half the sequence on average when causal.
+    context: tokens before it.
   """
-  return 4.0 * model.attention.q_dim * keys
+
+  def one(group: AttentionGroup) -> float:
+    flops = group.attention.decode_flops_per_key * group.keys(context)
+    index = group.attention.index_keys(context)
+    return flops + group.attention.index_flops_per_key * index
+
+  return _mean_core(model, one)
+
+
+def causal_core_flops(model: Transformer, seq_len: float) -> float:
+  """Forward FLOPs of a token's attention core, mean over layers and tokens.
+
+  A token attends to half the sequence on average, or, where it sees `w` keys
+  of `s` at most, to `w - w^2 / 2 s`.
+
+  Args:
+    model: the transformer.
+    seq_len: tokens of the sequence.
+  """
+
+  def one(group: AttentionGroup) -> float:
+    keys = group.attention.mean_keys(seq_len, group.window)
+    flops = group.attention.core_flops_per_key * keys
+    index = group.attention.index_keys(seq_len) / 2
+    return flops + group.attention.index_flops_per_key * index
+
+  return _mean_core(model, one)
+
+
+def _mean_core(model: Transformer, one) -> float:
+  total = sum(g.layers * one(g) for g in model.attention_groups())
+  if model.linear:
+    total += model.linear.layers * model.linear.core_flops
+  return float(total / model.layers)
+
+
+def value_B(model: Transformer) -> dict[str, float]:
+  """Bytes of one stored parameter of each weight group, as it is served."""
+  parts = {
+    ATTENTION: 'attention', MLP: 'weights', EXPERTS: 'experts',
+    EMBEDDINGS: 'embeddings',
+  }  # fmt: skip
+  return {g: model.formats.part_B(part) for g, part in parts.items()}
 
 
 def fullest_stage_flops(

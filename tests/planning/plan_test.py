@@ -240,7 +240,7 @@ def test_bad_requests_say_what_fits(system, moe, asked, message):
 
 def test_unknown_workload(system):
   with pytest.raises(errors.SpecError, match='llama-3'):
-    make_plan(system, 'llama-3-8b', chips=8)
+    make_plan(system, 'llama-3-9b', chips=8)
 
 
 def test_presets_lower_on_every_shape_of_machine(system):

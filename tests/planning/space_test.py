@@ -3,7 +3,7 @@
 import numpy as np
 
 from diffmem.planning import space as space_lib
-from diffmem.workloads import machine_of
+from diffmem.workloads import load_workload, machine_of
 
 
 def _by_loops(moe, sequences, chips, spans):
@@ -70,3 +70,33 @@ def test_what_alone_forbids_is_counted(system, moe):
   space = space_lib.training_space(moe, 7, 8, machine_of(system, 8))
   assert len(space) > 0  # tensor 4 and 2 stages
   assert space.refused['sequences of the batch'] > 0
+
+
+def _tensor_ranks(system, name: str, chips: int) -> list[int]:
+  machine = machine_of(system, chips)
+  space = space_lib.decode_space(load_workload(name), 64, chips, machine)
+  return sorted({int(t) for t in space.choices['tensor']})
+
+
+def test_tensor_ranks_share_the_heads_of_every_kind_of_layer(system):
+  # Latent attention: 128 heads of keys and values.
+  assert _tensor_ranks(system, 'deepseek-v3', 64) == [1, 2, 4, 8, 16, 32, 64]
+  # Full layers: 16 heads, 2 of keys; linear ones: 64 of values, 16 of keys.
+  names = ('qwen3.5-397b-a17b', 'gemma-4-26b-a4b')
+  for name in names:
+    model = load_workload(name)
+    heads = [
+      (g.attention.heads, g.attention.kv_heads)
+      for g in model.attention_groups()
+    ]
+    if model.linear:
+      heads.append((model.linear.value_heads, model.linear.key_heads))
+    widths = (model.d_ff, model.shared_ff, model.experts.d_ff)
+    legal = [
+      t
+      for t in (1, 2, 4, 8, 16, 32, 64)
+      if all(h % t == 0 and (k % t == 0 or t % k == 0) for h, k in heads)
+      and all(w % t == 0 for w in widths)
+    ]
+    assert _tensor_ranks(system, name, 64) == legal
+    assert max(legal) < 64
