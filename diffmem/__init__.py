@@ -35,6 +35,7 @@ _HOME = {
   'load_checkpoint': 'diffmem.checkpoint',
   'save_checkpoint': 'diffmem.checkpoint',
   'load_workload': 'diffmem.workloads',
+  'workload_from_jax': 'diffmem.workloads',
   'make_plan': 'diffmem.planning',
 }
 

@@ -27,11 +27,22 @@ class ActivationBytes(NamedTuple):
     kept: all but the attention core's own [B].
     scores: the attention core's: softmax and dropout [B].
     input: the layer's input, what full recomputation keeps [B].
+    hidden: the part of `kept` that tensor ranks share without sequence
+      parallelism too: queries, keys, values, hidden tensors [B].
+    products: what products with weights give, but for the layer's own
+      output and routed experts [B].
   """
 
   kept: float
   scores: float
   input: float
+  hidden: float
+  products: float
+
+  @property
+  def stream(self) -> float:
+    """The part of `kept` that is as wide as the residual stream [B]."""
+    return self.kept - self.hidden
 
 
 def activation_bytes(model: Transformer, seq_len: int) -> ActivationBytes:
@@ -51,7 +62,41 @@ def activation_bytes(model: Transformer, seq_len: int) -> ActivationBytes:
   kept += mask * h
   per_score = 2 * _VALUE_B + _MASK_B if model.dropout else _VALUE_B
   scores = per_score * attention.heads * seq_len
-  return ActivationBytes(kept, scores, _VALUE_B * h)
+  return ActivationBytes(
+    kept,
+    scores,
+    _VALUE_B * h,
+    hidden=_hidden_bytes(model),
+    products=_VALUE_B * h + _product_bytes(model),
+  )
+
+
+def _product_bytes(model: Transformer) -> float:
+  """Queries, keys, values and what dense MLPs have before the activation.
+
+  Products of routed experts are batched over the experts, and are not kept by
+  the policies that keep products.
+  """
+  dense = model.dense_layers / model.layers
+  width = dense * model.d_ff + (1.0 - dense) * model.shared_ff
+  attention = model.attention.q_dim + 2 * model.attention.kv_dim
+  return _VALUE_B * (attention + (_hidden_tensors(model) - 1) * width)
+
+
+def _hidden_bytes(model: Transformer) -> float:
+  """Queries, keys, values, what attention gives, hidden tensors of MLPs."""
+  attention = 2 * model.attention.q_dim + 2 * model.attention.kv_dim
+  return _VALUE_B * (attention + _hidden_tensors(model) * _activated(model))
+
+
+def _activated(model: Transformer) -> float:
+  """Hidden width of what one token passes, mean over layers."""
+  dense = model.dense_layers / model.layers
+  width = dense * model.d_ff
+  if model.experts:
+    routed = model.experts.top_k * model.experts.d_ff
+    width += (1.0 - dense) * (routed + model.shared_ff)
+  return width
 
 
 def _mlp_bytes(model: Transformer) -> float:

@@ -27,10 +27,12 @@ from diffmem.workloads import activations as activations_lib
 from diffmem.workloads import lowered as lowered_lib
 from diffmem.workloads import stage as stage_lib
 from diffmem.workloads import train_links
+from diffmem.workloads import working_set as working_lib
 from diffmem.workloads.choices import Choices, Machine
 from diffmem.workloads.lowered import Lowered, Operation
-from diffmem.workloads.train_step import WEIGHT_PASSES, Step, Training
+from diffmem.workloads.train_step import WEIGHT_PASSES, Step, Training, step_of
 from diffmem.workloads.transformer import Transformer
+from diffmem.workloads.working_set import MIXED_PRECISION
 
 # A tensor kept for the backward pass is written once and read by the next
 # operation and by the backward pass; its gradient is written and read once.
@@ -38,7 +40,6 @@ _KEPT_READS, _KEPT_WRITES = 3.0, 2.0
 # Layers whose gathered or fetched weights are in the near memory at a time:
 # the one at work and the next.
 BUFFERED_LAYERS = 2.0
-_LOGITS_B = 2.0 + 4.0  # bfloat16 logits, float32 softmax and its gradient
 
 
 def lower_train(
@@ -53,16 +54,9 @@ def lower_train(
     machine: from `machine_of` for this number of chips.
   """
   c = choices
-  sequences = training.sequences / (c.data_ranks * c.micro_batch)
-  step = Step(
-    model, training, c, machine, stage_lib.stage_of(model, c),
-    micro_batches=sequences,
-    tokens=c.micro_batch * float(training.seq_len),
-    is_full=jnp.where(c.recompute == 2, 1.0, 0.0),
-    is_none=jnp.where(c.recompute == 0, 1.0, 0.0),
-  )  # fmt: skip
-  sizes = _sizes_B(step)
-  kept_B = _kept_B(step)
+  step = step_of(model, training, c, machine)
+  sizes = working_lib.sizes_B(step, MIXED_PRECISION)
+  kept_B = working_lib.kept_B(step, MIXED_PRECISION)
   layers = _layers(step, sizes, kept_B)
   bubble = (c.pipeline - 1.0) / (c.interleave * step.micro_batches)
   steady = 1.0 - 1.0 / step.micro_batches
@@ -94,47 +88,10 @@ def lower_train(
     size_B=sizes,
     fetch_B={g: buffered * sizes[g] for g in weights},
     units={**units, stage_lib.EMBEDDINGS: jnp.ones_like(step.tokens)},
-    fixed_B=_fixed_B(step),
+    fixed_B=working_lib.working_set(step, MIXED_PRECISION).largest,
     tokens=training.tokens,
     model_flops=_model_flops(model, training),
   )
-
-
-def _sizes_B(step: Step) -> dict[str, Array]:
-  """Bytes of each group on one device."""
-  owned = {g: p / step.choices.fsdp for g, p in step.stage.parameters.items()}
-  sizes = {g: stage_lib.WEIGHT_B * p for g, p in owned.items()}
-  sizes[stage_lib.GRADIENTS] = stage_lib.GRADIENT_B * sum(owned.values())
-  sizes[stage_lib.OPTIMIZER] = stage_lib.OPTIMIZER_B * sum(
-    p / step.replicas(g) for g, p in owned.items()
-  )
-  p, v = step.choices.pipeline, step.choices.interleave
-  in_flight = jnp.minimum(step.micro_batches, p) / p
-  chunked = 1.0 + jnp.where(v > 1, (p - 1.0) / (p * v), 0.0)
-  layers = step.stage.layers * p * in_flight * chunked
-  sizes[stage_lib.ACTIVATIONS] = layers * _kept_B(step)
-  return sizes
-
-
-def _kept_B(step: Step) -> Array:
-  """Bytes kept per layer and micro-batch on one device."""
-  a = activations_lib.activation_bytes(step.model, step.training.seq_len)
-  kept = jnp.where(step.is_full > 0, a.input, a.kept + step.is_none * a.scores)
-  return kept * step.tokens / step.choices.tensor
-
-
-def _fixed_B(step: Step) -> Array:
-  """Buffers that stay in the near memory."""
-  c = step.choices
-  gathered = sum(step.stage.layer_parameters.values())
-  per_parameter = stage_lib.WEIGHT_B + stage_lib.GRADIENT_B
-  gathered_B = jnp.where(
-    c.fsdp > 1, BUFFERED_LAYERS * per_parameter * gathered, 0.0
-  )
-  a = activations_lib.activation_bytes(step.model, step.training.seq_len)
-  working_B = (a.kept + step.is_none * a.scores) * step.tokens / c.tensor
-  logits_B = _LOGITS_B * step.model.vocab * step.tokens / c.tensor
-  return gathered_B + working_B + logits_B
 
 
 def _layers(step: Step, sizes: dict[str, Array], kept_B: Array) -> Operation:
@@ -142,7 +99,7 @@ def _layers(step: Step, sizes: dict[str, Array], kept_B: Array) -> Operation:
   c, m, stage = step.choices, step.micro_batches, step.stage
   seq_len = step.training.seq_len
   a = activations_lib.activation_bytes(step.model, seq_len)
-  core = stage_lib.core_flops(step.model, seq_len / 2)
+  core = stage_lib.causal_core_flops(step.model, seq_len)
   per_layer = stage_lib.layer_matmul_flops(step.model) + core
   forward = stage_lib.fullest_stage_flops(
     step.model, stage, c.pipeline, per_layer
@@ -221,7 +178,7 @@ def _optimizer(step: Step, sizes: dict[str, Array]) -> Operation:
 
 def _model_flops(model: Transformer, training: Training) -> float:
   """FLOPs of a step without recompute: 6 N D and the attention core."""
-  core = stage_lib.core_flops(model, training.seq_len / 2)
+  core = stage_lib.causal_core_flops(model, training.seq_len)
   per_layer = stage_lib.layer_matmul_flops(model) + core
   forward = model.layers * per_layer + stage_lib.head_flops(model)
   return 3.0 * forward * training.tokens

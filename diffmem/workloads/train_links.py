@@ -82,7 +82,7 @@ def expert_traffic(step: Step) -> collective.Traffic:
   model, c = step.model, step.choices
   copies = step.tokens * model.experts.top_k / c.tensor
   one = collective.all_to_all(
-    2.0 * copies * model.d_model, step.ranks('expert')
+    2.0 * copies * model.expert_width, step.ranks('expert')
   )
   layers = step.stage.layers * model.expert_layers / model.layers
   return one.times(2.0 * (2.0 + step.is_full) * layers * step.micro_batches)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffmem.workloads import stage as stage_lib
@@ -36,7 +37,7 @@ class Step(NamedTuple):
     model: the transformer.
     training: sequence length and batch.
     choices: discrete choices.
-    machine: memories, levels and engine.
+    machine: memories, levels and engine; None where none is meant.
     stage: the fullest pipeline stage.
     micro_batches: of a step, on one data rank.
     tokens: of one micro-batch on one data rank.
@@ -47,7 +48,7 @@ class Step(NamedTuple):
   model: Transformer
   training: Training
   choices: Choices
-  machine: Machine
+  machine: Machine | None
   stage: stage_lib.Stage
   micro_batches: Array
   tokens: Array
@@ -63,3 +64,20 @@ class Step(NamedTuple):
     if group == stage_lib.EXPERTS:
       return self.choices.data
     return self.choices.data * self.choices.expert
+
+
+def step_of(
+  model: Transformer,
+  training: Training,
+  choices: Choices,
+  machine: Machine | None = None,
+) -> Step:
+  """What the pieces of a lowering share, for many plans."""
+  c = choices
+  return Step(
+    model, training, c, machine, stage_lib.stage_of(model, c),
+    micro_batches=training.sequences / (c.data_ranks * c.micro_batch),
+    tokens=c.micro_batch * float(training.seq_len),
+    is_full=jnp.where(c.recompute == 2, 1.0, 0.0),
+    is_none=jnp.where(c.recompute == 0, 1.0, 0.0),
+  )  # fmt: skip
