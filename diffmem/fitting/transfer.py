@@ -192,6 +192,8 @@ def _rate(engine: str, old, new) -> dict[str, tuple[float, str]]:
   """An engine's rate by its own figures, or by those of its number format."""
   unit, _, form = engine.partition(':')
   lenders = [engine, f'matrix:{form}', 'matrix:float8', 'matrix:bfloat16']
+  if form == 'nvfp4':
+    lenders.insert(2, 'matrix:float4')
   if unit != 'vector' and form in ('bfloat16', 'float16', 'int8_wo', 'int4_wo'):
     lenders = [engine, 'matrix:bfloat16']
   for lender in lenders:
