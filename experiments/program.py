@@ -14,6 +14,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
+# Reasons for missing answers that are printed.
+_MOST_REASONS = 12
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -270,6 +273,57 @@ def print_programs(programs: list) -> None:
       for p in programs
     ],
   )  # fmt: skip
+
+
+def print_runs(document: dict) -> None:
+  """Errors on measured runs, what choices cost, and what has no answer."""
+  names = ('mape', 'median_ape', 'p90_ape', 'bias', 'coverage90')
+  rows = []
+  for one in document['scores']:
+    counts = [f'{one[n]}' for n in ('rows', 'answered', 'judged')]
+    errors = ['' if one[n] is None else f'{one[n]:.1f}' for n in names]
+    rows.append([one['observable'], one['dataset'], *counts, *errors])
+  header = ['observable', 'dataset', 'rows', 'answered', 'judged', 'MAPE %',
+            'median', 'p90', 'bias', 'in 90 %']  # fmt: skip
+  table('Errors on whole runs', header, rows)
+  regret = document['regret']
+  if regret:
+    print(
+      f'Our first choice in {regret["jobs"]} jobs that were run in several '
+      f'ways is slower than the best measured by {regret["median"]:.1f} % '
+      f'(median), {regret["p90"]:.1f} % (p90), {regret["worst"]:.1f} % (worst).'
+    )
+  for why, count in list(document['refused'].items())[:_MOST_REASONS]:
+    print(f'no answer for {count}: {why}')
+
+
+def print_estimate(title: str, found) -> None:
+  """Times, memory, energy and cost of one job."""
+  rows = [
+    [name, f'{best:.4g} s', f'{low:.4g} to {high:.4g} s']
+    for name, (best, low, high) in found.times_s.items()
+  ]
+  rows.append(['tokens per second', f'{found.tokens_per_s:,.0f}', ''])
+  table(f'{title}, {found.devices} devices', ['', 'best', '90 %'], rows)
+  parts = {n: float(v) / 1e9 for n, v in found.memory.parts_B.items()}
+  rows = [[n.removesuffix('_B'), f'{v:.1f}'] for n, v in parts.items() if v]
+  rows.append(['peak', f'{sum(parts.values()):.1f}'])
+  rows.append(['capacity', f'{found.capacity_B / 1e9:.1f}'])
+  table('Memory of one device', ['', 'GB'], rows)
+  lines = [line for line in found.account.lines if line.energy_J]
+  total_J = found.account.total_J
+  rows = [
+    [line.part, line.kind, f'{line.energy_J / found.account.tokens:.4g}',
+     f'{100 * line.energy_J / total_J:.1f}']
+    for line in sorted(lines, key=lambda line: -line.energy_J)
+  ]  # fmt: skip
+  rows.append(['all', '', f'{found.account.token_J:.4g}', '100.0'])
+  table('Energy of a token', ['part', 'kind', 'J', '%'], rows)
+  print(f'mean power of a device: {found.account.device_power_W:.0f} W')
+  if found.bill:
+    print(f'rent: {1e6 * found.bill.token_usd:.3g} USD per million tokens')
+  if found.help:
+    print(found.help)
 
 
 def print_plans(result) -> None:

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FLOORS = {
   'errors': 0, 'units': 0, 'system': 1, 'cost': 2, 'traces': 3,
   'workloads': 3, 'checkpoint': 3, 'fitting': 4, 'planning': 4,
-  'codesign': 5, 'report': 6,
+  'runs': 5, 'codesign': 5, 'report': 6,
 }  # fmt: skip
 MODULES = sorted((ROOT / 'diffmem').rglob('*.py'))
 

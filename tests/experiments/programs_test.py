@@ -1,13 +1,13 @@
 """The programs as a user runs them: help, bad input, and the whole way."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from .running import ROOT, assert_refused, run
+
 PROGRAMS = sorted(
   p.stem
   for p in (ROOT / 'experiments').glob('*.py')
@@ -21,21 +21,6 @@ OBSERVABLES = {
   'time_s', 'latency_s', 'latency_at_bandwidth_s', 'bandwidth_Bps', 'power_W',
   'energy_J',
 }  # fmt: skip
-
-
-def run(*arguments, cwd=ROOT):
-  return subprocess.run(
-    [sys.executable, '-m', *map(str, arguments)],
-    cwd=cwd, capture_output=True, text=True, check=False,
-  )  # fmt: skip
-
-
-def assert_refused(done, *said):
-  assert done.returncode == 2, done.stdout + done.stderr
-  assert 'Traceback' not in done.stderr
-  assert done.stderr.startswith('error: ') or '\nerror: ' in done.stderr
-  for text in said:
-    assert str(text) in done.stderr
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,1 @@
+"""Whole measured runs: read, predicted, judged; software fitted to them."""
