@@ -46,6 +46,8 @@ _RECOMPUTE = flags.DEFINE_enum(
 _INPUT = flags.DEFINE_integer('input_len', 1024, 'Tokens of a prompt.', 1)
 _OUTPUT = flags.DEFINE_integer('output_len', 1024, 'Tokens of an answer.', 2)
 _CONCURRENCY = flags.DEFINE_integer('concurrency', 16, 'Open requests.', 1)
+_DRAFTED = flags.DEFINE_integer('drafted', 0, 'Tokens guessed ahead.', 0)
+_ACCEPTED = flags.DEFINE_float('accepted', 0.7, 'Share that is right.', 0, 1)
 _JSON = flags.DEFINE_string('json', None, "File to write, '-' for stdout.")
 
 
@@ -66,7 +68,8 @@ def main() -> None:
     found = estimate.estimate_serving(
       model, _MACHINE.value, input_len=_INPUT.value, output_len=_OUTPUT.value,
       concurrency=_CONCURRENCY.value, tensor=_TENSOR.value,
-      expert=_EXPERT.value, backend=_STACK.value, **common,
+      expert=_EXPERT.value, backend=_STACK.value, drafted=_DRAFTED.value,
+      accepted=_ACCEPTED.value, **common,
     )  # fmt: skip
   else:
     mesh = Mesh(

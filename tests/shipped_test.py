@@ -8,6 +8,9 @@ import pytest
 
 from diffmem import checkpoint
 from diffmem.cost import Demand, predict
+from diffmem.runs import machines as machines_lib
+from diffmem.runs import software as software_lib
+from diffmem.runs import table
 from diffmem.system import Status
 from diffmem.traces import recipe
 
@@ -73,3 +76,33 @@ def test_no_checkpoint_holds_rows(shipped):
     for residual in found.fitted.residuals.values():
       numbers = sum(np.size(w) for w in residual.weights.values())
       assert numbers < 60_000, name
+
+
+def test_the_software_predicts_published_steps():
+  """Narayanan et al., SC 2021, table 1, TFLOP/s by their equation 3."""
+  machines = machines_lib.Machines(FOLDER)
+  software = software_lib.of_folder(FOLDER)
+  common = {
+    'dataset': 'megatron_sc21_table1', 'seq_len': 2048, 'vocab': 51200,
+    'accelerator': 'A100-80GB-SXM', 'accel_per_node': 8, 'precision': 'fp16',
+    'recompute': 'full', 'framework': 'Megatron-LM', 'gated_mlp': False,
+  }  # fmt: skip
+  names = ('n_layers', 'hidden', 'heads', 'n_accel', 'tp', 'pp', 'vp', 'mbs',
+           'gbs', 'tflops')  # fmt: skip
+  published = [
+    (40, 6144, 48, 256, 8, 1, 1, 8, 1024, 135),
+    (80, 12288, 96, 1536, 8, 8, 2, 2, 2304, 148),
+    (128, 25600, 160, 3072, 8, 64, 1, 1, 3072, 163),
+  ]
+  rows = []
+  for values in published:
+    row = dict(zip(names, values, strict=True)) | common
+    layers, h, batch = row['n_layers'], row['hidden'], row['gbs']
+    flops = 96.0 * batch * 2048 * layers * h**2
+    flops *= 1.0 + 2048 / (6.0 * h) + 51200 / (16.0 * layers * h)
+    row['step_time_s'] = flops / (row['n_accel'] * row['tflops'] * 1e12)
+    rows.append(row)
+  answers = software.predict(table.Kind.TRAINING, rows, machines)
+  for answer in answers:
+    assert answer.is_answered
+    assert answer.predicted == pytest.approx(answer.observed, rel=0.1)

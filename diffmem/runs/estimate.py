@@ -26,7 +26,14 @@ from diffmem.runs.training_parts import step_of
 from diffmem.runs.training_rows import TrainingRun
 from diffmem.system import FittedSystem
 from diffmem.workloads import Choices, Decoding, Training
-from diffmem.workloads.kernels import Kernel, Pass, Sequences, Shard, forward
+from diffmem.workloads.kernels import (
+  MOST_VERIFIED,
+  Kernel,
+  Pass,
+  Sequences,
+  Shard,
+  forward,
+)
 from diffmem.workloads.memory import Memory, memory_of
 from diffmem.workloads.train_kernels import Mesh, Step
 from diffmem.workloads.transformer import Transformer
@@ -129,7 +136,9 @@ def estimate_training(
     expert=mesh.expert, fsdp=mesh.sharded,
     data=mesh.data / (mesh.expert * mesh.sharded),
     micro_batch=micro_batch,
-    recompute={'none': 0, 'selective': 1, 'full': 2}[recompute],
+    # A fused core never keeps its scores, which is all that selective
+    # recomputation saves.
+    recompute={'none': 1, 'selective': 1, 'full': 2}[recompute],
   )  # fmt: skip
   training = Training(seq_len // mesh.context, sequences)
   tokens = float(seq_len) * sequences
@@ -156,8 +165,15 @@ def estimate_serving(
   tensor: int = 1,
   expert: int = 1,
   backend: str = '',
+  drafted: int = 0,
+  accepted: float = 0.7,
 ) -> Estimate:
   """Serving one replica under a constant number of open requests.
+
+  Speculative decoding verifies `drafted` tokens and one more in a step, which
+  then yields (1 - a^(d + 1)) / (1 - a) tokens on average (Leviathan et al.,
+  ICML 2023, arXiv:2211.17192, equation 1). Drafting is taken as one layer of
+  the model per token, as multi-token prediction does.
 
   Args:
     model: the transformer; its `formats` say how it is stored.
@@ -170,6 +186,8 @@ def estimate_serving(
     tensor: devices of the replica.
     expert: groups that share the experts, of these devices.
     backend: 'vllm', 'sglang', 'trtllm'; '' for the mean of all.
+    drafted: tokens that are guessed ahead; 0 for none.
+    accepted: share of guesses that the model agrees with.
 
   Raises:
     SpecError: an unknown accelerator, lengths beyond the model's context, or a
@@ -187,13 +205,26 @@ def estimate_serving(
   refused = [a.status for a in answers if not a.is_answered]
   if refused:
     raise errors.SpecError(refused[0])
+  if not (0 <= drafted < MOST_VERIFIED and 0.0 <= accepted < 1.0):
+    raise errors.SpecError(
+      f'drafted = {drafted} must be below {MOST_VERIFIED} and accepted = '
+      f'{accepted} at least 0 and below 1'
+    )
   times_s = {a.observable: _interval(a.predicted, a.log_sd) for a in answers}
+  kept = input_len + output_len / 2.0
+  shard = Shard(tensor=tensor, expert=expert, expert_tensor=tensor // expert)
+  yielded = (1.0 - accepted ** (drafted + 1)) / (1.0 - accepted)
+  if drafted:
+    slower = _verification(
+      model, fitted, shard, float(concurrency), kept, drafted
+    )
+    tpot_s, *ends = times_s['tpot_s']
+    times_s['tpot_s'] = tuple(t * slower / yielded for t in (tpot_s, *ends))
   tpot_s = times_s['tpot_s'][0]
   answered_s = times_s['ttft_s'][0] + (output_len - 1) * tpot_s
   running = concurrency * (1.0 - times_s['ttft_s'][0] / answered_s)
-  shard = Shard(tensor=tensor, expert=expert, expert_tensor=tensor // expert)
-  kept = input_len + output_len / 2.0
-  new = forward(model, shard, [Sequences(max(running, 1.0), 1.0, kept)])
+  one = Sequences(max(running, 1.0), 1.0 + drafted, kept)
+  new = forward(model, shard, [one]).times(1.0 / yielded)
   # Every new token needs its share of a prompt.
   prompts = forward(model, shard, [Sequences(1.0, input_len)], head_rows=1.0)
   passes = new + prompts.times(max(running, 1.0) / output_len)
@@ -208,6 +239,20 @@ def estimate_serving(
     step_s=tpot_s,
     devices=tensor,
   )
+
+
+def _verification(model, fitted, shard, count, kept, drafted) -> float:
+  """Time of a step that verifies drafts over that of a plain one."""
+  prices = pricing.Prices(fitted)
+  plain, many = (
+    forward(model, shard, [Sequences(count, 1.0 + d, kept)])
+    for d in (0, drafted)
+  )
+  prices.learn((*plain.kernels, *many.kernels))
+  plain_s, many_s = (
+    sum(k.count * prices(k) for k in found.kernels) for found in (plain, many)
+  )
+  return many_s / plain_s + drafted / model.layers
 
 
 def _interval(value: float, log_sd: float) -> tuple[float, float, float]:

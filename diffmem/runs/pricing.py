@@ -13,9 +13,10 @@ from diffmem.workloads.kernels import Kernel, Pass
 # Compute units that kernel laws count with where a machine has none: a TPU's
 # kernels fill its few matrix units whatever their tiles.
 _FEW_UNITS = 8
-# Ranks of the collectives that the fits have seen; beyond them the laws speak
+# Nodes of the collectives that most fits have seen; beyond them the laws speak
 # alone, because a learned correction knows nothing there.
 _FITTED_NODES = 1.0
+# Kernels of one operation that are priced at least: few sizes, few programs.
 _LEAST_GROUP = 32
 
 

@@ -41,8 +41,6 @@ _NOISE = 0.04
 _ENOUGH = 10.0
 _Z90 = 1.645
 _FOLDS = 6
-# Relative change of the loss or of a parameter at which a fit is done.
-_TOLERANCE = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,6 +292,4 @@ def _fit_level(parts, log_observed, weights, start, width) -> np.ndarray:
     robust = np.sign(miss) * np.sqrt(4.0 * (np.sqrt(1 + miss**2 / 2) - 1))
     return np.concatenate([weights * robust, (x - start) / width])
 
-  return optimize.least_squares(
-    residuals, start, x_scale=width, ftol=_TOLERANCE, xtol=_TOLERANCE
-  ).x
+  return optimize.least_squares(residuals, start, x_scale=width).x

@@ -26,6 +26,8 @@ _PRODUCT_FORMATS = {
   'float4': ('float4', 'nvfp4'),
 }
 _VALUE_B = 2.0  # bfloat16 activations
+# Tokens of a sequence that a decode kernel takes at once.
+MOST_VERIFIED = 16
 
 
 class Kernel(NamedTuple):
@@ -115,6 +117,11 @@ class Sequences(NamedTuple):
   def tokens(self) -> float:
     """Query tokens of all of them."""
     return self.count * self.new
+
+  @property
+  def is_decode(self) -> bool:
+    """Whether they make new tokens, or verify a few drafted ones."""
+    return self.new <= 1 or (self.cached > 0 and self.new <= MOST_VERIFIED)
 
 
 def forward(
@@ -220,10 +227,12 @@ def _core(s, a, heads, kv_heads, window, kv_dtype) -> list[Kernel]:
     # A window and compressed keys cost what as many plain keys do.
     shape['window_size'] = 0
     share = min(a.mean_keys(length, window) / (length / 2.0), 1.0)
-  if s.new <= 1:
+  if s.is_decode:
     seen = a.keys(length, window) if a.kind == 'csa' else length
-    kv_len = {'kv_len': float(seen)}
-    return [Kernel('decode_attention', 'attention', 1.0, shape | kv_len)]
+    # Tokens that are verified together share one read of the cache, as the
+    # heads of a group do.
+    many = {'kv_len': float(seen), 'num_heads': heads * s.new}
+    return [Kernel('decode_attention', 'attention', 1.0, shape | many)]
   new = shape | {'seq_len': length}
   found = [Kernel('prefill_attention', 'attention', share, new)]
   if s.cached:
@@ -250,11 +259,10 @@ def _latent(model, a, window, shard, sequences, rows):
       'dtype': 'bfloat16', 'kv_dtype': cached, 'num_heads': heads,
       'batch_size': s.count,
     }  # fmt: skip
-    if s.new <= 1:
-      kv_len = min(s.cached + 1.0, seen_most)
-      kernels.append(
-        Kernel('mla_decode', 'attention', 1.0, shape | {'kv_len': kv_len})
-      )
+    if s.is_decode:
+      kv_len = min(s.cached + s.new, seen_most)
+      many = {'kv_len': kv_len, 'num_heads': heads * s.new}
+      kernels.append(Kernel('mla_decode', 'attention', 1.0, shape | many))
       for n, k in ((a.kv_rank, a.nope_dim), (a.v_dim, a.kv_rank)):
         projection = {
           'm': s.tokens, 'n': n, 'k': k, 'num_heads': heads,

@@ -106,3 +106,16 @@ def test_serving_answers_with_both_latencies(common):
   assert 0.8 * weights_s < tpot_s < 10.0 * weights_s
   assert 5.0 < found.tokens_per_s * tpot_s <= 16.0
   assert found.fits
+
+
+def test_good_guesses_shorten_the_time_of_a_token(common):
+  model = load_workload('llama-3.1-8b')
+  tpot_s = {}
+  for accepted in (0.0, 0.8):
+    found = estimate.estimate_serving(
+      model, 'h100-sxm', input_len=1024, output_len=256, concurrency=4,
+      drafted=3, accepted=accepted, **common,
+    )  # fmt: skip
+    tpot_s[accepted] = found.times_s['tpot_s'][0]
+  # The same steps yield 1 token, or 1 + 0.8 + 0.64 + 0.512.
+  assert tpot_s[0.0] / tpot_s[0.8] == pytest.approx(2.952)

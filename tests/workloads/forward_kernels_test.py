@@ -137,3 +137,11 @@ def test_operations_agree_with_the_parameters_of_every_preset(name):
   active = model.active_parameters() - count.norms - count.embeddings
   expected = 2.0 * 512 * (active + model.vocab * model.d_model)
   assert _gemm_flops(found) + routed == pytest.approx(expected, rel=0.06)
+
+
+def test_drafted_tokens_share_one_read_of_the_cache():
+  model = load_workload('llama-3.1-8b')
+  found = forward(model, Shard(), [Sequences(4, 3, 500)])
+  (core,) = found.of('decode_attention')
+  assert core.shape['num_heads'] == 3 * model.attention.heads
+  assert core.shape['kv_len'] == 503 and not found.of('prefill_attention')
