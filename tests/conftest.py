@@ -17,6 +17,11 @@ os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(ROOT / '.pytest_cache/xla')
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+# Most programs of the suite run once: compiling them is what takes time.
+os.environ.setdefault(
+  'XLA_FLAGS',
+  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true',
+)
 
 # Not the modules with pytree classes: jax rebuilds those with placeholders.
 _CHECKED = [

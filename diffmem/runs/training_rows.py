@@ -119,7 +119,7 @@ def read_run(index: int, row: Row, machines: Machines) -> TrainingRun:
     seq_len=seq_len,
     micro_batch=micro_batch or 1,
     sequences=sequences,
-    recompute=_recompute(row, stack),
+    recompute=_recompute(row),
     is_fused=stack not in _UNFUSED,
     trains_weights='lora' not in name,
     is_pretraining='lora' not in name and 'sft' not in name,
@@ -243,7 +243,7 @@ def _format(row: Row) -> str:
   return next((f for part, f in _FORMATS if part in precision), 'bfloat16')
 
 
-def _recompute(row: Row, stack: str) -> str:
+def _recompute(row: Row) -> str:
   policy = text(row, 'recompute').lower()
   if policy in ('full', 'selective'):
     return policy
