@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-from collections.abc import Mapping
 
 from diffmem import checkpoint, fitting
 from diffmem.system import FittedSystem
@@ -74,11 +73,6 @@ class Machines:
     """The same of an accelerator by any of its names; 8 where unknown."""
     name = self.name_of(accelerator)
     return self.node_devices(name) if name else 8
-
-  def by_name(self, accelerators: Mapping | list) -> dict[str, FittedSystem]:
-    """The systems of all accelerators that are known."""
-    names = {self.name_of(a) for a in accelerators} - {''}
-    return {name: self[name] for name in sorted(names)}
 
   def _fitted_folder(self, name: str) -> pathlib.Path | None:
     folder = self.folder / name if self.folder else None
