@@ -6,14 +6,11 @@ fitted gets the geometric mean of those that were.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from diffmem import errors
 
 
 class Overhead(NamedTuple):
@@ -188,25 +185,6 @@ class Stacks:
         for key, effects in document['campaigns'].items()
       },
     )
-
-  def to_json(self) -> str:
-    """The document as text."""
-    return json.dumps(self.document(), indent=2) + '\n'
-
-
-def from_json(text: str, origin: str = '<text>') -> Stacks:
-  """Stacks of `Stacks.to_json`.
-
-  Raises:
-    SpecError: no such document.
-  """
-  try:
-    return Stacks.from_document(json.loads(text))
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.SpecError(
-      f'{origin}: not a document of serving stacks: {error!r}; expected '
-      f'stacks.<backend>.overheads with {", ".join(NAMES)}'
-    ) from None
 
 
 # How far the priors alone are off: assumption, of the order that they are.

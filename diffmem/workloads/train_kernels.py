@@ -262,31 +262,32 @@ def _scatter(mesh, weights, layers, gradient_B) -> Pass:
   return Pass(one).times(layers + 1)
 
 
+def _replicas(mesh: Mesh) -> dict[str, int]:
+  """Ranks with the same weights, by who shares them."""
+  dense = mesh.data * mesh.context // mesh.sharded
+  return {'dense': dense, 'experts': max(dense // mesh.expert, 1)}
+
+
 def _reduce(mesh, weights, gradient_B) -> Pass:
   """Over the ranks with the same weights, once in a step."""
   found = []
   stride = mesh.tensor * mesh.context * mesh.sharded
-  dense = mesh.data * mesh.context // mesh.sharded
-  for group, ranks in (
-    ('dense', dense), ('experts', dense // mesh.expert)
-  ):  # fmt: skip
+  strides = {'dense': stride, 'experts': stride * mesh.expert}
+  moves = [('all_reduce', gradient_B)]
+  if mesh.optimizer_sharded:
+    moves = [('reduce_scatter', gradient_B), ('all_gather', _VALUE_B)]
+  for group, ranks in _replicas(mesh).items():
     payload = weights[group] / mesh.sharded
-    if mesh.optimizer_sharded:
-      found += _collective(
-        'reduce_scatter', gradient_B * payload, ranks, mesh, stride
-      )
-      found += _collective(
-        'all_gather', _VALUE_B * payload, ranks, mesh, stride
-      )
-    else:
-      found += _collective(
-        'all_reduce', gradient_B * payload, ranks, mesh, stride
-      )
+    for op, value_B in moves:
+      found += _collective(op, value_B * payload, ranks, mesh, strides[group])
   return Pass(tuple(found))
 
 
 def _adam_B(mesh, weights) -> float:
-  owned = sum(weights.values()) / mesh.sharded
-  if mesh.optimizer_sharded:
-    owned /= max(mesh.data * mesh.context // mesh.sharded, 1)
-  return _ADAM_B * owned
+  """Bytes of the states that one device owns."""
+  replicas = _replicas(mesh)
+  owned = sum(
+    weights[group] / (ranks if mesh.optimizer_sharded else 1)
+    for group, ranks in replicas.items()
+  )
+  return _ADAM_B * owned / mesh.sharded

@@ -93,3 +93,16 @@ def test_experts_are_reduced_over_fewer_ranks():
   )
   ranks = {k.shape['participants'] for k in step.reduce.kernels}
   assert ranks == {8, 2}
+
+
+def test_optimizer_states_are_shared_by_those_with_the_same_weights():
+  model = load_workload('mixtral-8x7b')
+  asked = {'seq_len': 512, 'micro_batch': 1, 'sequences': 8}
+  mesh = Mesh(devices=8, expert=4, optimizer_sharded=True)
+  alone = training_step(model, Mesh(devices=1), **asked).adam_B
+  shared = training_step(model, mesh, **asked).adam_B
+  count = model.parameters()
+  # Four ranks share the experts, two of them each; eight share the rest.
+  rest = count.total - count.experts
+  share = (count.experts / 4 / 2 + rest / 8) / count.total
+  assert shared / alone == pytest.approx(share)
