@@ -2,6 +2,7 @@
 
 from diffmem.workloads.choices import AXES as AXES
 from diffmem.workloads.choices import RECOMPUTE as RECOMPUTE
+from diffmem.workloads.choices import SHARDING as SHARDING
 from diffmem.workloads.choices import Choices as Choices
 from diffmem.workloads.choices import Machine as Machine
 from diffmem.workloads.choices import machine_of as machine_of
@@ -16,6 +17,8 @@ from diffmem.workloads.memory import Memory as Memory
 from diffmem.workloads.memory import memory_of as memory_of
 from diffmem.workloads.memory import tier_memory_B as tier_memory_B
 from diffmem.workloads.mesh import check_mesh as check_mesh
+from diffmem.workloads.prefill import Prefilling as Prefilling
+from diffmem.workloads.prefill import lower_prefill as lower_prefill
 from diffmem.workloads.presets import find_workload as find_workload
 from diffmem.workloads.presets import load_workload as load_workload
 from diffmem.workloads.presets import workload_names as workload_names

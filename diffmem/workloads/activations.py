@@ -31,6 +31,7 @@ class ActivationBytes(NamedTuple):
       parallelism too: queries, keys, values, hidden tensors [B].
     products: what products with weights give, but for the layer's own
       output and routed experts [B].
+    largest_scores: as `scores`, of the layers that have most [B].
   """
 
   kept: float
@@ -38,11 +39,28 @@ class ActivationBytes(NamedTuple):
   input: float
   hidden: float
   products: float
+  largest_scores: float
 
   @property
   def stream(self) -> float:
     """The part of `kept` that is as wide as the residual stream [B]."""
     return self.kept - self.hidden
+
+
+class _Mixer(NamedTuple):
+  """Values of one token in what mixes tokens.
+
+  Attributes:
+    layers: layers with these values.
+    projected: what products with weights give.
+    given: what goes into the output product, and copies on the way there.
+    scores: heads times the keys that a token attends to.
+  """
+
+  layers: int
+  projected: float
+  given: float
+  scores: float
 
 
 def activation_bytes(model: Transformer, seq_len: int) -> ActivationBytes:
@@ -52,51 +70,73 @@ def activation_bytes(model: Transformer, seq_len: int) -> ActivationBytes:
     model: the transformer; routing is taken as balanced.
     seq_len: tokens of a sequence.
   """
-  h, attention = float(model.d_model), model.attention
-  mask = _MASK_B if model.dropout else 0.0
-  norms = 2 * _VALUE_B * h
-  projections = h + 2 * attention.q_dim + 2 * attention.kv_dim
-  kept = norms + _VALUE_B * projections + mask * h
-  dense = model.dense_layers / model.layers
-  kept += dense * _mlp_bytes(model) + (1.0 - dense) * _experts_bytes(model)
-  kept += mask * h
+  h, layers = float(model.d_model), model.layers
+  mixers = _mixers(model, seq_len)
+  mixing = (layers - model.mlp_only_layers) / layers
+  mask = _MASK_B * h if model.dropout else 0.0
   per_score = 2 * _VALUE_B + _MASK_B if model.dropout else _VALUE_B
-  scores = per_score * attention.heads * seq_len
+  kept = (mixing + model.mlp_layers / layers) * (_VALUE_B * h + mask)
+  kept += _VALUE_B * (mixing * h + _mixed(model, mixers))
+  kept += model.dense_layers / layers * _mlp_bytes(model)
+  kept += model.expert_layers / layers * _experts_bytes(model)
+  scores = sum(m.layers * m.scores for m in mixers) / layers
   return ActivationBytes(
     kept,
-    scores,
+    per_score * scores,
     _VALUE_B * h,
-    hidden=_hidden_bytes(model),
-    products=_VALUE_B * h + _product_bytes(model),
+    hidden=_VALUE_B * (_mixed(model, mixers) + _mlp_values(model)),
+    products=_VALUE_B * h + _product_bytes(model, mixers),
+    largest_scores=per_score * max(m.scores for m in mixers),
   )
 
 
-def _product_bytes(model: Transformer) -> float:
+def _mixers(model: Transformer, seq_len: int) -> list[_Mixer]:
+  """Every kind of attention, and linear attention.
+
+  The latter keeps queries, keys, values, its gate and what it gives, and a
+  copy of what is convolved; its states are computed again (Yang et al.,
+  arXiv:2406.06484, section 3.2).
+  """
+  found = []
+  for group in model.attention_groups():
+    a = group.attention
+    scores = a.heads * a.keys(seq_len, group.window)
+    projected = a.q_dim + 2 * a.kv_dim
+    found.append(_Mixer(group.layers, projected, a.q_dim, scores))
+  if model.linear:
+    a = model.linear
+    projected = 2 * a.key_width + 2 * a.value_width
+    given = a.value_width + a.conv_width
+    found.append(_Mixer(a.layers, projected, given, 0.0))
+  return found
+
+
+def _mixed(model: Transformer, mixers: list[_Mixer]) -> float:
+  """Values of the mixers, mean over layers."""
+  total = sum(m.layers * (m.projected + m.given) for m in mixers)
+  return total / model.layers
+
+
+def _product_bytes(model: Transformer, mixers: list[_Mixer]) -> float:
   """Queries, keys, values and what dense MLPs have before the activation.
 
   Products of routed experts are batched over the experts, and are not kept by
   the policies that keep products.
   """
-  dense = model.dense_layers / model.layers
-  width = dense * model.d_ff + (1.0 - dense) * model.shared_ff
-  attention = model.attention.q_dim + 2 * model.attention.kv_dim
-  return _VALUE_B * (attention + (_hidden_tensors(model) - 1) * width)
+  width = model.dense_layers * model.d_ff
+  width += model.expert_layers * model.shared_ff
+  total = sum(m.layers * m.projected for m in mixers)
+  total += (_hidden_tensors(model) - 1) * width
+  return _VALUE_B * total / model.layers
 
 
-def _hidden_bytes(model: Transformer) -> float:
-  """Queries, keys, values, what attention gives, hidden tensors of MLPs."""
-  attention = 2 * model.attention.q_dim + 2 * model.attention.kv_dim
-  return _VALUE_B * (attention + _hidden_tensors(model) * _activated(model))
-
-
-def _activated(model: Transformer) -> float:
-  """Hidden width of what one token passes, mean over layers."""
-  dense = model.dense_layers / model.layers
-  width = dense * model.d_ff
+def _mlp_values(model: Transformer) -> float:
+  """Values of hidden tensors of what one token passes, mean over layers."""
+  width = model.dense_layers * model.d_ff
   if model.experts:
     routed = model.experts.top_k * model.experts.d_ff
-    width += (1.0 - dense) * (routed + model.shared_ff)
-  return width
+    width += model.expert_layers * (routed + model.shared_ff)
+  return _hidden_tensors(model) * width / model.layers
 
 
 def _mlp_bytes(model: Transformer) -> float:

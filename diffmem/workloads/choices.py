@@ -1,8 +1,9 @@
 """A plan's discrete choices, as arrays over many plans at once.
 
-The axes are laid over the machine innermost first: tensor, expert, fully
-sharded data, data, pipeline. The bytes that are exchanged most often thus stay
-on the shortest links (Narayanan et al., SC 2021, section 3).
+The axes are laid over the machine innermost first: tensor, context, expert,
+fully sharded data, data, pipeline. The bytes that are exchanged most often thus
+stay on the shortest links (Narayanan et al., SC 2021, section 3; with context
+next to tensor: Llama 3, arXiv:2407.21783, section 3.3.2).
 """
 
 import dataclasses
@@ -17,7 +18,17 @@ from diffmem.cost import collective
 from diffmem.system import System
 
 RECOMPUTE = ('none', 'selective', 'full')
-AXES = ('tensor', 'expert', 'fsdp', 'data', 'pipeline')
+AXES = ('tensor', 'context', 'expert', 'fsdp', 'data', 'pipeline')
+# How the tensor ranks share each kind of layer; a choice is an index.
+#   tensor: its matrices are split over them.
+#   sequence: each has whole matrices and a share of the tokens; where every
+#     sequence has one token, a share of the sequences.
+#   expert: they join the expert ranks, and have whole experts.
+SHARDING = {
+  'attention_by': ('tensor', 'sequence'),
+  'mlp_by': ('tensor', 'sequence'),
+  'experts_by': ('tensor', 'expert'),
+}
 
 _One = Float[ArrayLike, '*plan']
 
@@ -28,7 +39,9 @@ class Choices:
   """Discrete choices of many plans.
 
   Attributes:
-    tensor: ranks that share every matrix (with sequence parallelism).
+    tensor: ranks that share matrices or tokens, by the kind of layer (with
+      sequence parallelism).
+    context: ranks that share each sequence.
     expert: ranks that share the experts; other weights are replicated there.
     fsdp: ranks that share weights, gradients and optimizer (ZeRO stage 3).
     data: ranks that share the optimizer only (ZeRO stage 1).
@@ -36,6 +49,9 @@ class Choices:
     interleave: model chunks of each stage (virtual stages).
     micro_batch: sequences of one micro-batch on one data rank.
     recompute: index into `RECOMPUTE`.
+    attention_by: index into `SHARDING['attention_by']`.
+    mlp_by: index into `SHARDING['mlp_by']`; shared experts are MLPs too.
+    experts_by: index into `SHARDING['experts_by']`.
   """
 
   tensor: _One
@@ -46,22 +62,37 @@ class Choices:
   interleave: _One
   micro_batch: _One
   recompute: _One
+  context: _One = 1.0
+  attention_by: _One = 0.0
+  mlp_by: _One = 0.0
+  experts_by: _One = 0.0
 
   @classmethod
   def of(cls, **given: _One) -> 'Choices':
-    """Choices by name; what is not given is 1, `recompute` 0 (none).
+    """Choices by name; what is not given is 1, an index 0.
 
     Values broadcast against each other.
     """
     plain = dict.fromkeys((f.name for f in dataclasses.fields(cls)), 1.0)
-    full = {**plain, 'recompute': 0.0, **given}
-    values = jnp.broadcast_arrays(*(jnp.asarray(v) for v in full.values()))
+    indices = dict.fromkeys(('recompute', *SHARDING), 0.0)
+    full = {**plain, **indices, **given}
+    real = jnp.result_type(float)
+    values = [jnp.asarray(v, real) for v in full.values()]
+    values = jnp.broadcast_arrays(*values)
     return cls(**dict(zip(full, values, strict=True)))
 
   @property
   def data_ranks(self) -> _One:
-    """Ranks with tokens of their own."""
+    """Ranks with sequences of their own."""
     return self.expert * self.fsdp * self.data
+
+  def is_sliced(self, kind: str) -> Array:
+    """1 where the tensor ranks split the matrices of a kind of `SHARDING`."""
+    return jnp.where(jnp.asarray(getattr(self, kind)) == 0, 1.0, 0.0)
+
+  def slices(self, kind: str) -> Array:
+    """Slices that the matrices of a kind are split into; 1 where whole."""
+    return jnp.where(self.is_sliced(kind) > 0, self.tensor, 1.0)
 
   def ranks(self, axis: str, spans: tuple[int, ...]) -> Array:
     """Ranks of an axis within each network level [plan, level]."""
@@ -69,7 +100,8 @@ class Choices:
     for inner in AXES[: AXES.index(axis)]:
       stride = stride * getattr(self, inner)
     spans = jnp.asarray(spans, stride.dtype)
-    return collective.ranks_within(getattr(self, axis), stride, spans)
+    size, stride = jnp.broadcast_arrays(getattr(self, axis), stride)
+    return collective.ranks_within(size, stride, spans)
 
 
 class Machine(NamedTuple):

@@ -2,10 +2,9 @@
 
 A step reads every weight that its tokens touch and the KV cache once,
 which is why small batches are bound by memory (Pope et al., "Efficiently
-Scaling Transformer Inference", MLSys 2023). Axes: `data` copies of the model,
-`tensor` ranks that share matrices and KV heads, `expert` ranks that share the
-experts (their attention is a copy, with sequences of its own). Pipeline and
-fully-sharded axes are one. The whole step is one captured graph: one launch.
+Scaling Transformer Inference", MLSys 2023). Axes and kinds of layers are those
+of `serving_step.py`: by 'sequence', each tensor rank has whole sequences of
+its own and the attention weights whole (data-parallel attention).
 """
 
 from typing import NamedTuple
@@ -13,17 +12,30 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from diffmem.cost import collective
-from diffmem.workloads import lowered as lowered_lib
+from diffmem.workloads import caches as caches_lib
+from diffmem.workloads import serving_step, working_set
 from diffmem.workloads import stage as stage_lib
-from diffmem.workloads import working_set
+from diffmem.workloads.caches import Cache
 from diffmem.workloads.choices import Choices, Machine
-from diffmem.workloads.lowered import Lowered, Operation
+from diffmem.workloads.lowered import Lowered
+from diffmem.workloads.serving_step import Part, Pieces
 from diffmem.workloads.transformer import Transformer
 
-_INDEX_B = 1.0  # float8, as DeepSeek-V3.2 keeps the keys of its index
-_STATE_B = 4.0  # float32, as vLLM keeps the states of linear attention
-_BUFFERED_LAYERS = 2.0
+KV_IDLE = 'kv_idle_'
+
+
+class Idle(NamedTuple):
+  """Keys and values that are kept for sessions that are silent now.
+
+  Attributes:
+    tokens: kept, all devices together.
+    reads_per_step: how often a decode step reads all of them: the rate at
+      which their sessions come back [1/s] times the step [s]. It is given per
+      step, so that what is asked of a step does not depend on its time.
+  """
+
+  tokens: float
+  reads_per_step: float = 0.0
 
 
 class Decoding(NamedTuple):
@@ -33,11 +45,14 @@ class Decoding(NamedTuple):
     batch: sequences, all devices together.
     context: tokens of each sequence in the KV cache.
     kv_B: bytes of a cached value; None for the model's own format.
+    idle: caches of silent sessions, by how soon they are wanted again; each
+      is a group of its own, `kv_idle_0` on.
   """
 
   batch: int
   context: int
   kv_B: float | None = None
+  idle: tuple[Idle, ...] = ()
 
 
 def lower_decode(
@@ -47,130 +62,90 @@ def lower_decode(
 
   Args:
     model: the transformer.
-    decoding: batch and context.
-    choices: discrete choices [plan]; pipeline, fsdp, interleave are 1.
+    decoding: batch and context; `batch` may be an array [plan].
+    choices: discrete choices [plan]; pipeline, fsdp, context and interleave
+      are 1.
     machine: from `machine_of` for this number of chips.
   """
-  c = choices
-  stage = stage_lib.stage_of(model, c)
+  part = decode_part(model, decoding, choices)
+  pieces = pieces_of(model, decoding)
+  return serving_step.lower_step(model, [part], pieces, choices, machine)
+
+
+def decode_part(model: Transformer, decoding: Decoding, c: Choices) -> Part:
+  """The sequences of a decode step, for many plans."""
   batch = decoding.batch / c.data_ranks
-  value_B = stage_lib.value_B(model)
-  sizes = {g: value_B[g] * p for g, p in stage.parameters.items()}
-  sizes[stage_lib.KV_CACHE] = batch * cache_of(model, decoding, c).kept_B
-  links = _tensor_traffic(model, batch, c, machine)
-  operations = [
-    _layers(model, decoding, c, stage, sizes, batch),
-    Operation('tensor_parallel', links=links),
-  ]
-  if model.experts:
-    links = _expert_traffic(model, batch, c, machine)
-    operations.append(Operation('expert_parallel', links=links))
-  buffered = min(_BUFFERED_LAYERS / model.layers, 1.0)
-  units = dict.fromkeys(sizes, float(model.layers))
-  return lowered_lib.assemble(
-    operations,
-    tuple(sizes),
-    machine,
-    jnp.shape(batch),
-    size_B=sizes,
-    fetch_B={g: buffered * b for g, b in sizes.items()},
-    units={**units, stage_lib.EMBEDDINGS: 1.0},
-    fixed_B=working_set.decode_working_B(
-      model, batch, sizes[stage_lib.KV_CACHE], c, working_set.MIXED_PRECISION
+  caches = {
+    name: cache.times(batch)
+    for name, cache in caches_of(model, decoding, c).items()
+  }
+  kept_B = sum(cache.kept_B for cache in caches.values())
+  flops = token_flops(model, decoding.context)
+  return Part(
+    tokens=batch,
+    flops=batch * flops,
+    caches=caches | _idle(model, decoding, c),
+    near_B=0.0,
+    working_B=working_set.decode_working_B(
+      model, batch, kept_B, c, working_set.MIXED_PRECISION
     ),
-    tokens=float(decoding.batch),
-    model_flops=decoding.batch * _token_flops(model, decoding),
+    links=None,
+    all_tokens=1.0 * decoding.batch,
+    all_flops=decoding.batch * flops,
   )
 
 
-class Cache(NamedTuple):
-  """Bytes of one sequence's KV cache and states on one device.
+def pieces_of(model: Transformer, decoding: Decoding) -> dict[str, Pieces]:
+  """Pages and layers of every group of caches."""
+  units = caches_lib.units_of(model, decoding.context)
+  layers = caches_lib.layers_of(model)
+  pieces = {g: Pieces.of_layers(units[g], layers[g]) for g in units}
+  for i, idle in enumerate(decoding.idle):
+    # Page by page, and placed in hundredths where there are more pages.
+    pages = max(idle.tokens // caches_lib.PAGE_TOKENS, 1.0)
+    pieces[f'{KV_IDLE}{i}'] = Pieces(min(pages, 100.0), min(2.0 / pages, 1.0))
+  return pieces
 
-  Attributes:
-    kept_B: all that is kept.
-    read_B: what one step reads of it.
-    written_B: what one step writes.
-  """
 
-  kept_B: Array
-  read_B: Array
-  written_B: Array
-
-  def __add__(self, other: 'Cache') -> 'Cache':
-    return Cache(*(a + b for a, b in zip(self, other, strict=True)))
+def caches_of(
+  model: Transformer, decoding: Decoding, c: Choices
+) -> dict[str, Cache]:
+  """One sequence's caches on one device of its tensor group, by group."""
+  whole = caches_lib.decode_caches(model, decoding.context, decoding.kv_B)
+  split = caches_lib.shares(model, c)
+  return {g: cache.times(1.0 / split[g]) for g, cache in whole.items()}
 
 
 def cache_of(model: Transformer, decoding: Decoding, c: Choices) -> Cache:
-  """The cache of all layers.
-
-  Heads that do not reach all tensor ranks are kept more than once. Windowed
-  layers keep their window; a sparse index reads its own keys and those of the
-  tokens that it chooses; states are read and written whole.
-  """
-  kv_B = decoding.kv_B or model.formats.part_B('kv_cache')
-  context, total = decoding.context, Cache(*jnp.zeros(3))
-  for group in model.attention_groups():
-    layers, attention, window = group
-    own = group.caching_layers
-    kept_B = own * kv_B * attention.kept_values(context, window)
-    token_B = layers * kv_B * attention.cache_values
-    key_B = layers * _INDEX_B * attention.index_values
-    index_B = key_B * attention.index_keys(context)
-    read_B = token_B * attention.keys(context, window)
-    split = jnp.minimum(c.tensor, float(attention.cache_heads))
-    total += Cache(
-      (kept_B + index_B) / split,
-      (read_B + index_B) / split,
-      (own / layers * token_B + key_B) / split,
-    )
-  if model.linear:
-    split = jnp.minimum(c.tensor, float(model.linear.value_heads))
-    state_B = _STATE_B * model.linear.layers * model.linear.state_values
-    total += Cache(*(state_B / split,) * 3)
+  """The same of all groups together."""
+  total = Cache(*jnp.zeros(3))
+  for cache in caches_of(model, decoding, c).values():
+    total += cache
   return total
 
 
-def _token_flops(model: Transformer, decoding: Decoding) -> float:
-  """FLOPs of one new token."""
-  core = stage_lib.decode_core_flops(model, decoding.context)
+def _idle(model, decoding: Decoding, c: Choices) -> dict[str, Cache]:
+  """Silent sessions, spread over the data ranks as the others are."""
+  if not decoding.idle:
+    return {}
+  one = Cache(*jnp.zeros(3))
+  split = caches_lib.shares(model, c)
+  caches = caches_lib.decode_caches(model, decoding.context, decoding.kv_B)
+  for group, cache in caches.items():
+    one += cache.times(1.0 / split[group])
+  token_B = one.kept_B / decoding.context
+  return {
+    f'{KV_IDLE}{i}': Cache(
+      token_B * idle.tokens / c.data_ranks,
+      token_B * idle.tokens / c.data_ranks * idle.reads_per_step,
+      jnp.zeros_like(token_B),
+    )
+    for i, idle in enumerate(decoding.idle)
+  }
+
+
+def token_flops(model: Transformer, context: float) -> float | Array:
+  """FLOPs of one new token after `context` others."""
+  core = stage_lib.decode_core_flops(model, context)
   per_layer = stage_lib.layer_matmul_flops(model) + core
   return model.layers * per_layer + stage_lib.head_flops(model)
-
-
-def _layers(model, decoding, c, stage, sizes, batch) -> Operation:
-  """All layers: touched weights and the KV cache, once."""
-  read_B = {g: sizes[g] for g in stage.parameters}
-  if model.experts:
-    # Of the tokens that share this device's experts.
-    touched = model.experts.touched_share(batch * c.expert)
-    read_B[stage_lib.EXPERTS] = sizes[stage_lib.EXPERTS] * touched
-  # The input table is looked up row by row; the output table is read whole.
-  table_B = model.formats.part_B('embeddings') * model.vocab * model.d_model
-  read_B[stage_lib.EMBEDDINGS] = table_B / c.tensor
-  cache = cache_of(model, decoding, c)
-  read_B[stage_lib.KV_CACHE] = batch * cache.read_B
-  written_B = batch * cache.written_B
-  return Operation(
-    'layers',
-    flops=batch * _token_flops(model, decoding) / c.tensor,
-    row_flops=2.0 * sum(stage.parameters.values()),
-    group_read_B=read_B,
-    group_write_B={stage_lib.KV_CACHE: written_B},
-    phases=model.layers * stage_lib.LAYER_KERNELS,
-    launches=1.0,
-  )
-
-
-def _tensor_traffic(model, batch, c, machine) -> collective.Traffic:
-  """All-reduce after attention and after the MLP or experts."""
-  payload_B = 2.0 * batch * model.d_model
-  one = collective.all_reduce(payload_B, c.ranks('tensor', machine.spans))
-  return one.times(2.0 * model.layers)
-
-
-def _expert_traffic(model, batch, c, machine) -> collective.Traffic:
-  """Tokens to their experts and back."""
-  payload_B = 2.0 * batch * model.experts.top_k * model.expert_width / c.tensor
-  one = collective.all_to_all(payload_B, c.ranks('expert', machine.spans))
-  busiest = model.experts.imbalance(c.expert)
-  return one.times(2.0 * model.expert_layers * busiest)

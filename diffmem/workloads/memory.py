@@ -44,7 +44,7 @@ class Memory:
     activations_B: kept for the backward pass and alive then [B].
     kv_cache_B: keys and values [B].
     buffers_B: gathered weights and tables of fully sharded data parallelism,
-      those in flight included [B].
+      those in flight included, and keys of ranks that share sequences [B].
     temporaries_B: all else that the compiler keeps [B].
     doubt_B: what the compiler may need beyond the peak; not a part of it [B].
   """

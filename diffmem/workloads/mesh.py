@@ -5,18 +5,22 @@ from collections.abc import Callable
 import numpy as np
 
 from diffmem import errors
-from diffmem.workloads.choices import AXES
+from diffmem.workloads.choices import AXES, SHARDING
 from diffmem.workloads.transformer import Transformer
 
 HEADS = 'attention heads'
 WIDTH = 'hidden width'
 EXPERTS = 'experts'
 LAYERS = 'layers of the model'
+LENGTH = 'length of the sequences'
 
 # Rule -> the axis that it is about.
 _AXIS_OF = {
   HEADS: 'tensor', WIDTH: 'tensor', EXPERTS: 'expert', LAYERS: 'pipeline',
+  LENGTH: 'context',
 }  # fmt: skip
+# Chunks of a sequence on each rank that shares it (`shared_keys`).
+_CHUNKS = 2
 
 
 def rules(
@@ -24,26 +28,61 @@ def rules(
   tensor: np.ndarray,
   expert: np.ndarray,
   pipeline: np.ndarray,
+  **shardings: np.ndarray,
 ) -> dict[str, np.ndarray]:
   """Rule -> which of many meshes keep it; arrays of one shape.
 
   Heads of queries, hidden widths and experts divide by the ranks that share
   them, and layers by the stages; heads of keys divide or are repeated.
+
+  Args:
+    model: the transformer.
+    tensor: ranks of that axis.
+    expert: the same.
+    pipeline: the same.
+    **shardings: indices of `SHARDING` by kind; 0 for those that are left out.
   """
+  by = {kind: shardings.get(kind, np.array(0)) for kind in SHARDING}
   heads = np.ones(np.shape(tensor), bool)
   for many, few in _head_counts(model):
     shared = (few % tensor == 0) | (tensor % few == 0)
     heads &= (many % tensor == 0) & shared
   widths = np.ones(np.shape(tensor), bool)
-  for width in _widths(model):
-    widths &= width % tensor == 0
+  for kind, sizes in _widths(model).items():
+    for width in sizes:
+      widths &= (width % tensor == 0) | (by[kind] > 0)
   experts = model.experts.count if model.experts else 1
+  over = expert * np.where(by['experts_by'] > 0, tensor, 1)
   return {
-    HEADS: heads,
-    EXPERTS: experts % expert == 0,
+    HEADS: heads | (by['attention_by'] > 0),
+    EXPERTS: experts % over == 0,
     WIDTH: widths,
     LAYERS: stages_fit(model.layers, pipeline),
   }
+
+
+def lengths_fit(
+  seq_len: int,
+  tensor: np.ndarray,
+  context: np.ndarray,
+  **shardings: np.ndarray,
+) -> np.ndarray:
+  """Sequences divide by the ranks that share them; the rule `LENGTH`.
+
+  Ranks that share sequences in attention have two chunks each, so that the
+  causal core is even; others need as many tokens as each other.
+
+  Args:
+    seq_len: tokens of a sequence.
+    tensor: ranks of that axis.
+    context: the same.
+    **shardings: indices of `SHARDING` by kind; 0 for those that are left out.
+  """
+  by = {kind: shardings.get(kind, np.array(0)) for kind in SHARDING}
+  share = context * np.where(by['attention_by'] > 0, tensor, 1)
+  fits = (share == 1) | (seq_len % (_CHUNKS * share) == 0)
+  is_whole = (by['mlp_by'] > 0) | (by['experts_by'] > 0)
+  return fits & (~is_whole | (seq_len % (context * tensor) == 0))
 
 
 def stages_fit(layers: int, pipeline: np.ndarray) -> np.ndarray:
@@ -52,12 +91,16 @@ def stages_fit(layers: int, pipeline: np.ndarray) -> np.ndarray:
   return divides & (pipeline <= layers)
 
 
-def check_mesh(model: Transformer, chips: int, **axes: int) -> None:
+def check_mesh(
+  model: Transformer, chips: int, *, seq_len: int | None = None, **axes: int
+) -> None:
   """Refuses a mesh that does not fit the model or the number of chips.
 
   Args:
     model: the transformer.
     chips: devices.
+    seq_len: tokens of a sequence, which context ranks share; None to leave
+      that unchecked.
     **axes: ranks of each axis of `AXES`; 1 for those that are left out.
 
   Raises:
@@ -76,13 +119,15 @@ def check_mesh(model: Transformer, chips: int, **axes: int) -> None:
       raise errors.SpecError(f'{name} = {ranks!r}: expected 1 rank or more')
   mesh = {name: int(axes.get(name, 1)) for name in AXES}
   for rule, axis in _AXIS_OF.items():
-    if not _keeps(model, rule, axis, mesh[axis]):
-      near = _nearest(
-        mesh[axis], lambda n, r=rule, a=axis: _keeps(model, r, a, n)
-      )
+
+    def keeps(ranks, rule=rule, axis=axis):
+      return _keeps(model, rule, axis, ranks, seq_len)
+
+    if not keeps(mesh[axis]):
+      shared = _shared(model, rule, seq_len)
       raise errors.SpecError(
-        f'{axis} = {mesh[axis]} does not divide {_shared(model, rule)}; the '
-        f'nearest that does is {near}'
+        f'{axis} = {mesh[axis]} does not divide {shared}; the nearest that '
+        f'does is {_nearest(mesh[axis], keeps)}'
       )
   _check_product(mesh, chips)
 
@@ -100,7 +145,12 @@ def _check_product(mesh: dict[str, int], chips: int) -> None:
   )
 
 
-def _keeps(model: Transformer, rule: str, axis: str, ranks: int) -> bool:
+def _keeps(
+  model: Transformer, rule: str, axis: str, ranks: int, seq_len: int | None
+) -> bool:
+  if rule == LENGTH:
+    one = np.array(1)
+    return seq_len is None or bool(lengths_fit(seq_len, one, np.array(ranks)))
   one = dict.fromkeys(('tensor', 'expert', 'pipeline'), np.array(1))
   return bool(rules(model, **{**one, axis: np.array(ranks)})[rule])
 
@@ -115,11 +165,13 @@ def _nearest(ranks: int, fits: Callable[[int], bool]) -> int:
   )
 
 
-def _shared(model: Transformer, rule: str) -> str:
+def _shared(model: Transformer, rule: str, seq_len: int | None) -> str:
   """What the ranks of a rule share, with its sizes."""
+  if rule == LENGTH:
+    return f'the half of a sequence of {seq_len} tokens'
   sizes = {
     HEADS: [n for pair in _head_counts(model) for n in pair],
-    WIDTH: _widths(model),
+    WIDTH: [w for widths in _widths(model).values() for w in widths],
     EXPERTS: [model.experts.count if model.experts else 1],
     LAYERS: [model.layers],
   }[rule]
@@ -138,9 +190,9 @@ def _head_counts(model: Transformer) -> list[tuple[int, int]]:
   return counts
 
 
-def _widths(model: Transformer) -> list[int]:
-  """Hidden widths that tensor ranks share."""
-  widths = [model.d_ff, model.shared_ff]
+def _widths(model: Transformer) -> dict[str, list[int]]:
+  """Hidden widths that tensor ranks share, by kind of layer."""
+  found = {'mlp_by': [model.d_ff, model.shared_ff], 'experts_by': []}
   if model.experts:
-    widths.append(model.experts.d_ff)
-  return [w for w in widths if w]
+    found['experts_by'].append(model.experts.d_ff)
+  return {kind: [w for w in widths if w] for kind, widths in found.items()}

@@ -53,7 +53,7 @@ def stage_layers(layers: float, pipeline: ArrayLike) -> Array:
   place each (Llama 3, arXiv:2407.21783, section 3.3.2: 126 layers, 16
   stages).
   """
-  even = jnp.mod(layers, pipeline) == 0
+  even = layers / pipeline == jnp.floor(layers / pipeline)
   return jnp.where(even, layers / pipeline, (layers + 2) / pipeline)
 
 
@@ -64,10 +64,12 @@ def stage_of(model: Transformer, choices: Choices) -> Stage:
   layers = stage_layers(float(model.layers), jnp.asarray(choices.pipeline))
   # Norms and router are not split by the tensor ranks.
   whole = (count.norms + count.router) / model.layers
-  one = {ATTENTION: count.attention / model.layers / tensor + whole}
+  attention = count.attention / model.layers
+  one = {ATTENTION: attention / choices.slices('attention_by') + whole}
   if count.mlp:
-    one[MLP] = count.mlp / model.layers / tensor
+    one[MLP] = count.mlp / model.layers / choices.slices('mlp_by')
   if count.experts:
+    # Slices of all experts or all slices of some: as many parameters.
     one[EXPERTS] = count.experts / model.layers / (tensor * choices.expert)
   parameters = {group: layers * value for group, value in one.items()}
   table = float(model.vocab * model.d_model)
@@ -126,6 +128,23 @@ def causal_core_flops(model: Transformer, seq_len: float) -> float:
   return _mean_core(model, one)
 
 
+def expansion_flops(model: Transformer) -> float:
+  """Forward FLOPs that expand one token's latent key, mean over layers.
+
+  They are among `layer_matmul_flops` once; ranks that share a sequence send
+  each other latent keys, and expand those of the others again. 0 where keys
+  are not latent.
+  """
+
+  total = 0.0
+  for group in model.attention_groups():
+    a = group.attention
+    if a.kind == 'mla':
+      expanded = a.heads * (a.nope_dim + a.v_dim)
+      total += group.layers * 2.0 * a.kv_rank * expanded
+  return total / model.layers
+
+
 def _mean_core(model: Transformer, one) -> float:
   total = sum(g.layers * one(g) for g in model.attention_groups())
   if model.linear:
@@ -151,6 +170,7 @@ def fullest_stage_flops(
   have a layer's place, only what the head costs beyond a layer is added.
   """
   head = head_flops(model)
-  even = jnp.mod(float(model.layers), pipeline) == 0
+  share = float(model.layers) / jnp.asarray(pipeline)
+  even = share == jnp.floor(share)
   extra = jnp.where(even, head, jnp.maximum(head - per_layer, 0.0))
   return stage.layers * per_layer + extra

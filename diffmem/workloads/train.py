@@ -1,15 +1,15 @@
 """One training step, lowered.
 
 Each device runs `m` micro-batches through its stage, forward and backward,
-then synchronises gradients and applies Adam. Five operations:
+then synchronises gradients and applies Adam. Six operations:
 
 * `layers`: matrices, attention, weights and activations of all micro-batches,
   with the traffic that real programs hide behind them (weights gathered by
   fully-sharded data parallelism, sends between stages);
 * `last_micro_batch`: the share of the last micro-batch, with the gradient
   reduction and weight gather of data parallelism that it hides;
-* `tensor_parallel`, `expert_parallel`: collectives inside a layer, on the
-  critical path;
+* `tensor_parallel`, `context_parallel`, `expert_parallel`: collectives inside a
+  layer, on the critical path;
 * `optimizer`: Adam over the states that the device owns.
 
 The pipeline idles for (p - 1) / (v m) of the micro-batches' time with one
@@ -23,10 +23,11 @@ routing and activation kernels that do not overlap come with calibration.
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from diffmem.cost import collective
 from diffmem.workloads import activations as activations_lib
 from diffmem.workloads import lowered as lowered_lib
+from diffmem.workloads import shared_keys, train_links
 from diffmem.workloads import stage as stage_lib
-from diffmem.workloads import train_links
 from diffmem.workloads import working_set as working_lib
 from diffmem.workloads.choices import Choices, Machine
 from diffmem.workloads.lowered import Lowered, Operation
@@ -65,18 +66,9 @@ def lower_train(
       time_weight=steady, bubble_weight=bubble, energy_weight=steady
     ),
     _last_micro_batch(step, layers),
-    Operation(
-      'tensor_parallel',
-      links=train_links.tensor_traffic(step),
-      bubble_weight=bubble,
-    ),
+    *_exchanges(step, bubble),
     _optimizer(step, sizes),
   ]
-  if model.experts:
-    links = train_links.expert_traffic(step)
-    operations.insert(
-      3, Operation('expert_parallel', links=links, bubble_weight=bubble)
-    )
   weights = step.stage.parameters
   buffered = jnp.minimum(BUFFERED_LAYERS / step.stage.layers, 1.0)
   units = dict.fromkeys(sizes, step.stage.layers)
@@ -94,6 +86,20 @@ def lower_train(
   )
 
 
+def _exchanges(step: Step, bubble: Array) -> list[Operation]:
+  """Collectives that the next product waits for, one after the other."""
+  links = {
+    'tensor_parallel': train_links.tensor_traffic(step),
+    'context_parallel': train_links.context_traffic(step),
+  }
+  if step.model.experts:
+    links['expert_parallel'] = train_links.expert_traffic(step)
+  return [
+    Operation(name, links=traffic, bubble_weight=bubble)
+    for name, traffic in links.items()
+  ]
+
+
 def _layers(step: Step, sizes: dict[str, Array], kept_B: Array) -> Operation:
   """All micro-batches of the stage."""
   c, m, stage = step.choices, step.micro_batches, step.stage
@@ -101,6 +107,7 @@ def _layers(step: Step, sizes: dict[str, Array], kept_B: Array) -> Operation:
   a = activations_lib.activation_bytes(step.model, seq_len)
   core = stage_lib.causal_core_flops(step.model, seq_len)
   per_layer = stage_lib.layer_matmul_flops(step.model) + core
+  per_layer = per_layer + _expanded_again(step)
   forward = stage_lib.fullest_stage_flops(
     step.model, stage, c.pipeline, per_layer
   )
@@ -113,6 +120,8 @@ def _layers(step: Step, sizes: dict[str, Array], kept_B: Array) -> Operation:
   moves = m * stage.layers
   stored_B = moves * kept_B
   passes = m * (WEIGHT_PASSES + step.is_full)
+  # Keys are gathered twice, and their gradients written before a scatter.
+  keys_B = 3.0 * moves * shared_keys.shared_keys(step).held_B
   # With fully-sharded data parallelism the gathered copy is what is computed
   # with, and its gradient is written before it is scattered.
   gathered = jnp.where(c.fsdp > 1, 1.0, 0.0) * sum(stage.parameters.values())
@@ -127,14 +136,28 @@ def _layers(step: Step, sizes: dict[str, Array], kept_B: Array) -> Operation:
     'layers',
     flops=flops,
     row_flops=m * 2.0 * sum(stage.parameters.values()) * (3.0 + step.is_full),
-    near_read_B=moves * reads * layer_B - stored_B + copy_B,
-    near_write_B=moves * writes * layer_B - stored_B + copy_B,
+    near_read_B=moves * reads * layer_B - stored_B + copy_B + keys_B,
+    near_write_B=moves * writes * layer_B - stored_B + copy_B + keys_B,
     group_read_B={**weights_B, **both},
     group_write_B=both,
     phases=moves * stage_lib.LAYER_KERNELS * (3.0 + step.is_full),
-    links=train_links.fsdp_traffic(step) + train_links.pipeline_traffic(step),
+    links=_hidden_traffic(step),
     launches=2.0 * m * c.interleave,
   )
+
+
+def _expanded_again(step: Step) -> Array | float:
+  """FLOPs of a token for latent keys of ranks that share its sequence."""
+  expand = stage_lib.expansion_flops(step.model)
+  if not expand:
+    return 0.0
+  return expand * (shared_keys.sharing_ranks(step.choices) - 1.0)
+
+
+def _hidden_traffic(step: Step) -> collective.Traffic:
+  """What is sent while the layers compute."""
+  traffic = train_links.fsdp_traffic(step) + train_links.pipeline_traffic(step)
+  return traffic + train_links.regather_traffic(step)
 
 
 def _last_micro_batch(step: Step, layers: Operation) -> Operation:

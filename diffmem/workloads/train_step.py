@@ -9,6 +9,9 @@ from diffmem.workloads import stage as stage_lib
 from diffmem.workloads.choices import Choices, Machine
 from diffmem.workloads.transformer import Transformer
 
+# The choice of `SHARDING` that says how the tensor ranks share a weight group;
+# experts have as many parameters on a device under either.
+KIND_OF = {stage_lib.ATTENTION: 'attention_by', stage_lib.MLP: 'mlp_by'}
 # Weights are read by the forward product and by the data gradient.
 WEIGHT_PASSES = 2.0
 
@@ -40,7 +43,7 @@ class Step(NamedTuple):
     machine: memories, levels and engine; None where none is meant.
     stage: the fullest pipeline stage.
     micro_batches: of a step, on one data rank.
-    tokens: of one micro-batch on one data rank.
+    tokens: of one micro-batch on one data and context rank.
     is_full: 1 under full recomputation.
     is_none: 1 without recomputation.
   """
@@ -60,10 +63,17 @@ class Step(NamedTuple):
     return self.choices.ranks(axis, self.machine.spans)
 
   def replicas(self, group: str) -> Array:
-    """Ranks with the same weights, which share the optimizer (ZeRO-1)."""
+    """Ranks with the same weights, which share the optimizer (ZeRO-1).
+
+    Data and context ranks; for all but experts the expert ranks, and where
+    matrices are whole the tensor ranks.
+    """
+    c = self.choices
+    same = c.data * c.context
     if group == stage_lib.EXPERTS:
-      return self.choices.data
-    return self.choices.data * self.choices.expert
+      return same
+    whole = c.tensor / c.slices(KIND_OF[group]) if group in KIND_OF else 1.0
+    return same * c.expert * whole
 
 
 def step_of(
@@ -77,7 +87,7 @@ def step_of(
   return Step(
     model, training, c, machine, stage_lib.stage_of(model, c),
     micro_batches=training.sequences / (c.data_ranks * c.micro_batch),
-    tokens=c.micro_batch * float(training.seq_len),
+    tokens=c.micro_batch * float(training.seq_len) / c.context,
     is_full=jnp.where(c.recompute == 2, 1.0, 0.0),
     is_none=jnp.where(c.recompute == 0, 1.0, 0.0),
   )  # fmt: skip

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from diffmem.workloads import activations as activations_lib
+from diffmem.workloads import shared_keys
 from diffmem.workloads import stage as stage_lib
 from diffmem.workloads.choices import Choices
 from diffmem.workloads.train_step import Step
@@ -35,6 +36,8 @@ _LOGIT_B = 4.0  # float32
 # Under sequence parallelism a rank has the whole input of a matrix while it
 # multiplies, and in the backward pass the gradient of it.
 _GATHERED_INPUTS = 2.0
+# Keys and values that were gathered, and their gradient before its scatter.
+_GATHERED_KEYS = 2.0
 # Input of the output layer, its norm in float32, and the gradient of it.
 _HEAD_INPUTS = 4.0
 
@@ -132,7 +135,7 @@ class WorkingSet(NamedTuple):
     layer: backward pass of a layer [B].
     head: output layer and loss [B].
     update: gradients of the tables [B].
-    layer_buffers: of `layer`, weights gathered from other ranks [B].
+    layer_buffers: of `layer`, weights and keys gathered from other ranks [B].
     head_buffers: of `head`, the same [B].
     doubt: what a layer may need beyond that, by the compiler's choice [B].
   """
@@ -205,7 +208,10 @@ def working_set(step: Step, program: Program) -> WorkingSet:
     layer += step.is_none * sizes['probabilities']
   if program.sequence_parallel:
     whole_B = _VALUE_B * step.tokens * step.model.d_model
-    layer += jnp.where(c.tensor > 1, _GATHERED_INPUTS, 0.0) * whole_B
+    gathers = (c.tensor > 1) & _is_any_sliced(step)
+    layer += jnp.where(gathers, _GATHERED_INPUTS, 0.0) * whole_B
+  keys_B = _GATHERED_KEYS * shared_keys.shared_keys(step).largest_B
+  layer += keys_B
   logits_B = _LOGIT_B * step.tokens * step.model.vocab / c.tensor
   table_B = program.weight_B * step.model.vocab * step.model.d_model / c.tensor
   table_B = table_B + 0.0 * step.tokens
@@ -216,10 +222,19 @@ def working_set(step: Step, program: Program) -> WorkingSet:
     layer,
     head,
     copies.table_gradient * table_B,
-    gathered_B,
+    gathered_B + keys_B,
     shared * table_B,
     copies.doubtful_scores * sizes['scores'],
   )
+
+
+def _is_any_sliced(step: Step) -> Array:
+  """Whether any kind of layer needs the tokens of all tensor ranks."""
+  model, c = step.model, step.choices
+  kinds = ['attention_by']
+  kinds += ['mlp_by'] if model.d_ff or model.shared_ff else []
+  kinds += ['experts_by'] if model.experts else []
+  return sum(c.is_sliced(kind) for kind in kinds) > 0
 
 
 def decode_buffers_B(
@@ -265,7 +280,9 @@ def _layer_sizes_B(step: Step, program: Program) -> dict[str, Array]:
   model, c = step.model, step.choices
   a = activations_lib.activation_bytes(model, step.training.seq_len)
   along = c.tensor if program.sequence_parallel else 1.0
-  scores = _SCORE_B * model.attention.heads * step.training.seq_len
+  # Scores that are in memory are those of all keys, under a mask.
+  heads = max((g.attention.heads for g in model.attention_groups()), default=0)
+  scores = _SCORE_B * heads * step.training.seq_len
   per_token = {
     'input': a.input / along,
     'stream': a.stream / along,
@@ -273,7 +290,7 @@ def _layer_sizes_B(step: Step, program: Program) -> dict[str, Array]:
     'products': _VALUE_B * model.d_model / along
     + (a.products - _VALUE_B * model.d_model) / c.tensor,
     'scores': scores / c.tensor,
-    'probabilities': a.scores / c.tensor,
+    'probabilities': a.largest_scores / c.tensor,
     'dispatch': 0.0,
   }
   if model.experts and program.one_hot:

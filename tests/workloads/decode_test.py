@@ -5,6 +5,7 @@ import pytest
 
 from diffmem.workloads import (
   AXES,
+  SHARDING,
   Choices,
   Decoding,
   Formats,
@@ -12,13 +13,16 @@ from diffmem.workloads import (
   load_workload,
   lower_decode,
 )
+from diffmem.workloads.decode import Idle
 
 MACHINE = Machine(('HBM',), ('',), ('NVLink',), (16,), 'matrix:bfloat16', 0.9)
 CONTEXT, BATCH = 10_000, 16
+CACHES = ('kv_cache', 'kv_cache_windowed', 'states')
 
 
 def _choices(**given) -> Choices:
-  ones = dict.fromkeys((*AXES, 'interleave', 'micro_batch', 'recompute'), 1.0)
+  ones = dict.fromkeys((*AXES, 'interleave', 'micro_batch'), 1.0)
+  ones |= dict.fromkeys(('recompute', *SHARDING), 0.0)
   return Choices(
     **{k: np.array([float(v)]) for k, v in {**ones, **given}.items()}
   )
@@ -28,13 +32,13 @@ def _cache(model, decoding=None, **given) -> tuple[float, float, float]:
   """Bytes of one sequence that are kept, read and written."""
   decoding = decoding or Decoding(BATCH, CONTEXT)
   lowered = lower_decode(model, decoding, _choices(**given), MACHINE)
-  at = lowered.groups.index('kv_cache')
+  at = [i for i, g in enumerate(lowered.groups) if g in CACHES]
   found = (
     lowered.size_B[0, at],
     lowered.group_read_B[0, 0, at],
     lowered.group_write_B[0, 0, at],
   )
-  return tuple(float(f) / decoding.batch for f in found)
+  return tuple(float(f.sum()) / decoding.batch for f in found)
 
 
 def test_latent_caches_are_whole_on_every_tensor_rank():
@@ -119,3 +123,88 @@ def test_weights_are_stored_in_their_formats():
   assert sizes['expert_weights'] == pytest.approx(count.experts * 17 / 32)
   attention = count.attention + count.norms + count.router
   assert sizes['attention_weights'] == pytest.approx(2 * attention)
+
+
+def _lowered(name, decoding, **given):
+  return lower_decode(load_workload(name), decoding, _choices(**given), MACHINE)
+
+
+def _group(lowered, table, group) -> float:
+  return float(table[0, lowered.groups.index(group)])
+
+
+def test_each_rank_may_decode_sequences_of_its_own():
+  decoding = Decoding(64, CONTEXT)
+  shared, own = (
+    _lowered('deepseek-v3', decoding, tensor=8, attention_by=by)
+    for by in (0, 1)
+  )
+  # Latent caches are whole on every rank, unless each has its own sequences.
+  sizes = [_group(x, x.size_B, 'kv_cache') for x in (shared, own)]
+  assert sizes[0] == pytest.approx(8 * sizes[1])
+  weights = [_group(x, x.size_B, 'attention_weights') for x in (shared, own)]
+  assert weights[1] > 7 * weights[0]
+  assert float(own.flops[0, 0]) == pytest.approx(float(shared.flops[0, 0]))
+  # One all-reduce a layer instead of two: before and after what is split.
+  sent_B = [x.sent_B[0, 1].sum() for x in (shared, own)]
+  assert float(sent_B[1]) == pytest.approx(float(sent_B[0]) / 2)
+  all_reduce_B = 2 * 7 / 8 * 2 * 64 * 7168
+  assert float(sent_B[0]) == pytest.approx(2 * 61 * all_reduce_B, rel=1e-5)
+
+
+def test_tensor_ranks_may_join_the_expert_ranks():
+  decoding = Decoding(64, CONTEXT)
+  sliced, joined = (
+    _lowered(
+      'deepseek-v3', decoding, tensor=4, expert=2, attention_by=1, mlp_by=1,
+      experts_by=by,
+    )
+    for by in (0, 1)
+  )  # fmt: skip
+  for table in ('size_B', 'flops'):
+    np.testing.assert_allclose(getattr(joined, table), getattr(sliced, table))
+  # Nothing but the tokens' way to their experts and back, over eight ranks.
+  assert float(joined.sent_B[0, 1].sum()) == 0.0
+  copies_B = 2 * (64 / 2 / 4) * 8 * 7168
+  assert float(joined.sent_B[0, 2].sum()) == pytest.approx(
+    2 * 58 * copies_B * 7 / 8, rel=1e-5
+  )
+  all_reduce_B = 2 * 3 / 4 * 2 * 32 * 7168
+  assert float(sliced.sent_B[0, 1].sum()) == pytest.approx(
+    58 * all_reduce_B, rel=1e-5
+  )
+  # The same as eight expert ranks with attention of their own each.
+  plain = _lowered('deepseek-v3', decoding, expert=8)
+  for table in ('group_read_B', 'flops', 'sent_B', 'messages'):
+    found, expected = getattr(joined, table), getattr(plain, table)
+    if table == 'group_read_B':  # but for the tables of the vocabulary
+      keep = [i for i, g in enumerate(plain.groups) if g != 'embeddings']
+      found, expected = (
+        found[0, 0][np.array(keep)],
+        expected[0, 0][np.array(keep)],
+      )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_silent_sessions_are_kept_and_read_as_they_come_back():
+  token_B = 2 * 32 * 2 * 8 * 128
+  idle = (Idle(1e6, 0.01), Idle(3e6))
+  lowered = _lowered('llama-3.1-8b', Decoding(BATCH, CONTEXT, idle=idle))
+  plain = _lowered('llama-3.1-8b', Decoding(BATCH, CONTEXT))
+  assert set(lowered.groups) - set(plain.groups) == {'kv_idle_0', 'kv_idle_1'}
+  size_B = [_group(lowered, lowered.size_B, f'kv_idle_{i}') for i in (0, 1)]
+  assert size_B == pytest.approx([1e6 * token_B, 3e6 * token_B])
+  reads_B = [
+    _group(lowered, lowered.group_read_B[:, 0], f'kv_idle_{i}') for i in (0, 1)
+  ]
+  assert reads_B == pytest.approx([1e4 * token_B, 0.0])
+  assert float(lowered.flops[0, 0]) == float(plain.flops[0, 0])
+
+
+def test_caches_fall_into_pages_and_states_into_layers():
+  lowered = _lowered('gpt-oss-20b', Decoding(BATCH, CONTEXT))
+  assert _group(lowered, lowered.units, 'kv_cache') == CONTEXT / 16
+  assert _group(lowered, lowered.units, 'kv_cache_windowed') == 8
+  assert _group(lowered, lowered.units, 'attention_weights') == 24
+  lowered = _lowered('qwen3.5-397b-a17b', Decoding(BATCH, CONTEXT))
+  assert _group(lowered, lowered.units, 'states') == 45

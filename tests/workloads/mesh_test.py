@@ -39,7 +39,7 @@ def test_meshes_that_fit():
      r'tensor 8 x data 12 has 96 devices, not 100; .* data 12 on 96 chips'),
     (LLAMA, 100, {'tensor': 8}, r'tensor 8 has 8 .* data 12 on 96 chips'),
     (LLAMA, 2, {}, r'one rank has 1 devices, not 2; .* data 2 on 2 chips'),
-    (LLAMA, 2, {'tensr': 2}, r"no axis 'tensr'; one of tensor, expert"),
+    (LLAMA, 2, {'tensr': 2}, r"no axis 'tensr'; one of tensor, context"),
     (LLAMA, 2, {'tensor': 0}, r'tensor = 0: expected 1 rank or more'),
     (LLAMA, 2, {'tensor': 1.5}, r'tensor = 1.5: expected 1 rank or more'),
   ],
@@ -47,6 +47,47 @@ def test_meshes_that_fit():
 def test_meshes_that_do_not_fit(model, chips, axes, message):
   with pytest.raises(errors.SpecError, match=message):
     check_mesh(model, chips, **axes)
+
+
+def test_context_ranks_have_two_chunks_of_a_sequence():
+  check_mesh(LLAMA, 8, seq_len=4096, context=8)
+  check_mesh(LLAMA, 48, context=48)  # of some sequence
+  message = 'context = 3 .* half of a sequence of 4096 tokens; .* is 2'
+  with pytest.raises(errors.SpecError, match=message):
+    check_mesh(LLAMA, 3, seq_len=4096, context=3)
+  with pytest.raises(errors.SpecError, match='nearest that does is 2048'):
+    check_mesh(LLAMA, 4096, seq_len=4096, context=4096)
+
+
+def test_whole_matrices_need_no_heads_nor_widths():
+  six = {
+    'tensor': np.array([6]),
+    'expert': np.array(1),
+    'pipeline': np.array(1),
+  }
+  sliced = mesh.rules(DEEPSEEK, **six)
+  assert not any(sliced[r][0] for r in (mesh.HEADS, mesh.WIDTH))
+  assert sliced[mesh.EXPERTS][0]
+  one = np.array(1)
+  whole = mesh.rules(DEEPSEEK, **six, attention_by=one, mlp_by=one)
+  assert whole[mesh.HEADS][0] and not whole[mesh.WIDTH][0]
+  whole = mesh.rules(DEEPSEEK, **six, mlp_by=one, experts_by=one)
+  assert whole[mesh.WIDTH][0] and not whole[mesh.EXPERTS][0]
+
+
+@pytest.mark.parametrize('tensor', [1, 2, 3])
+@pytest.mark.parametrize('context', [1, 2, 5])
+def test_sequences_divide_by_those_who_share_them(tensor, context):
+  t, c, one = np.array(tensor), np.array(context), np.array(1)
+  for length in range(1, 130):
+    chunked = length % (2 * context) == 0 or context == 1
+    assert mesh.lengths_fit(length, t, c) == chunked
+    even = length % (context * tensor) == 0
+    found = mesh.lengths_fit(length, t, c, mlp_by=one)
+    assert found == (chunked and even)
+    both = context * tensor
+    found = mesh.lengths_fit(length, t, c, attention_by=one)
+    assert found == (both == 1 or length % (2 * both) == 0)
 
 
 @hypothesis.given(
