@@ -33,6 +33,8 @@ TARGET_GAP = 1e-4
 # The programme leaves this share of each memory free, so that what HiGHS calls
 # feasible is so in truth; the bound is made for the whole memory.
 _SPARE = 1e-6
+# Of leaving the ranges by one, in units of the best value.
+_SLACK_COST = 100.0
 
 
 class Limits(NamedTuple):
@@ -41,10 +43,12 @@ class Limits(NamedTuple):
   Attributes:
     weight_B: bytes that a whole group takes of a memory [group, memory].
     room_B: bytes of each memory that may be filled [memory].
+    allowed: whether a group may live in a memory [group, memory].
   """
 
   weight_B: np.ndarray
   room_B: np.ndarray
+  allowed: np.ndarray
 
   def used_B(self, placement: np.ndarray) -> np.ndarray:
     """Bytes in use, [..., memory], for placements [..., group, memory]."""
@@ -53,7 +57,8 @@ class Limits(NamedTuple):
   def holds(self, placement: np.ndarray, tolerance: float = 1e-9) -> np.ndarray:
     """Whether placements keep within the rooms, to a relative tolerance."""
     slack = tolerance * np.maximum(self.room_B, 1.0)
-    return (self.used_B(placement) <= self.room_B + slack).all(-1)
+    fits = (self.used_B(placement) <= self.room_B + slack).all(-1)
+    return fits & ~((placement > tolerance) & ~self.allowed).any((-2, -1))
 
 
 class Planes(NamedTuple):
@@ -94,6 +99,34 @@ class Rows(NamedTuple):
   whole: np.ndarray
 
 
+class Ranges(NamedTuple):
+  """Further rows: sum of `per_share * x` is at most `limit`.
+
+  Attributes:
+    per_share: [row, group, memory].
+    limit: [row].
+  """
+
+  per_share: np.ndarray
+  limit: np.ndarray
+
+
+class Relaxed(NamedTuple):
+  """A solved programme.
+
+  Attributes:
+    placement: its solution [group, memory].
+    bound: proven by its multipliers.
+    prices: multipliers of the capacities [memory].
+    on_cuts: multipliers of the planes [cut, op].
+  """
+
+  placement: np.ndarray
+  bound: float
+  prices: np.ndarray
+  on_cuts: np.ndarray
+
+
 class Solution(NamedTuple):
   """The best placement found, and what is proven about it.
 
@@ -117,7 +150,9 @@ class Solution(NamedTuple):
     return max(self.value - self.bound, 0.0) / self.value
 
 
-def limits_of(lowered: Lowered, room_B: np.ndarray) -> Limits:
+def limits_of(
+  lowered: Lowered, room_B: np.ndarray, allowed: np.ndarray | None = None
+) -> Limits:
   """Capacity rows of one plan (no plan axis).
 
   A group that lives elsewhere needs a fetch buffer in the near memory, so
@@ -128,7 +163,9 @@ def limits_of(lowered: Lowered, room_B: np.ndarray) -> Limits:
   weight_B[:, 0] -= fetch_B
   room_B = np.array(room_B, np.float64)
   room_B[0] -= float(lowered.fixed_B) + fetch_B.sum()
-  return Limits(weight_B, room_B)
+  if allowed is None:
+    allowed = np.ones(weight_B.shape, bool)
+  return Limits(weight_B, room_B, allowed)
 
 
 def solve(
@@ -155,10 +192,14 @@ def solve(
   n_ops = lowered.flops.shape[-1]
   planes = Planes(np.zeros((0, n_ops)), np.zeros((0, n_ops, *start.shape)))
 
+  least = np.inf
+
   def try_at(x):
-    nonlocal planes
+    nonlocal planes, least
     cut = model.cut(system, lowered, x, objective)
     planes = planes.with_cut(cut, x)
+    if limits.holds(x):
+      least = min(least, float(cut.parts.sum()))
     return float(cut.value)
 
   # Everything near is the best that could be, were there room for it.
@@ -168,15 +209,15 @@ def solve(
   if limits.holds(near):
     return Solution(near, bound, bound, prices, planes)
   best, value = start, try_at(start)
-  while value - bound > target_gap * value and bound <= give_up_at:
-    found = _relax(planes, limits, scale=value)
+  # At the minorant's own optimum, only other minorants close the gap.
+  while min(value, least) - bound > target_gap * value and bound <= give_up_at:
+    found = relax(planes, limits, scale=value)
     if found is None or len(planes.offsets) >= _MOST_CUTS:
       break
-    x, lower, shadow = found
-    if lower > bound:
-      bound, prices = lower, shadow
+    if found.bound > bound:
+      bound, prices = found.bound, found.prices
     # The point half way to the best damps the method's oscillation.
-    for point in (x, 0.5 * (x + best)):
+    for point in (found.placement, 0.5 * (found.placement + best)):
       reached = try_at(point)
       if reached < value and limits.holds(point):
         best, value = point, reached
@@ -205,52 +246,84 @@ def rows_of(planes: Planes, limits: Limits, scale: float) -> Rows:
   )
 
 
-def _relax(
-  planes: Planes, limits: Limits, scale: float
-) -> tuple[np.ndarray, float, np.ndarray] | None:
-  """Solves the programme in fractions.
+def relax(
+  planes: Planes,
+  limits: Limits,
+  scale: float,
+  ranges: Ranges | None = None,
+) -> Relaxed | None:
+  """Solves the programme in fractions; None where HiGHS finds no solution.
 
-  Returns:
-    its placement, the bound proven by its multipliers, and the multipliers
-    of the capacities; None where HiGHS finds no solution.
+  Args:
+    planes: that hold where `ranges` do.
+    limits: of the capacities.
+    scale: of the value.
+    ranges: further rows. A programme that cannot keep them leaves them, for a
+      price; its bound holds for the placements that do keep them.
   """
   rows = rows_of(planes, limits, scale)
   n_cuts, n_ops, n_groups, n_memories = planes.slopes.shape
   n = n_groups * n_memories
-  result = optimize.linprog(
-    rows.cost,
-    A_ub=np.concatenate([rows.planes, rows.rooms]),
-    b_ub=np.append(rows.plane_limits, np.full(n_memories, 1.0 - _SPARE)),
-    A_eq=rows.whole,
-    b_eq=np.ones(n_groups),
-    bounds=[(0.0, 1.0)] * n + [(0.0, None)] * n_ops,
-    method='highs',
+  if ranges is None:
+    ranges = Ranges(np.zeros((0, n_groups, n_memories)), np.zeros(0))
+  above = np.concatenate(
+    [
+      np.pad(rows.planes, ((0, 0), (0, 1))),
+      np.pad(rows.rooms, ((0, 0), (0, 1))),
+      np.pad(ranges.per_share.reshape(-1, n), ((0, 0), (0, n_ops + 1))),
+    ]
   )
+  above[n_cuts * n_ops + n_memories :, -1] = -1.0
+  result = optimize.linprog(
+    np.append(rows.cost, _SLACK_COST),
+    A_ub=above,
+    b_ub=np.concatenate([
+      rows.plane_limits, np.full(n_memories, 1.0 - _SPARE), ranges.limit
+    ]),
+    A_eq=np.pad(rows.whole, ((0, 0), (0, 1))),
+    b_eq=np.ones(n_groups),
+    bounds=[(0.0, float(a)) for a in limits.allowed.ravel()]
+    + [(0.0, None)] * (n_ops + 1),
+    method='highs',
+  )  # fmt: skip
   if not result.success:
     return None
   placement = _cleaned(result.x[:n].reshape(n_groups, n_memories))
-  multipliers = np.maximum(-result.ineqlin.marginals, 0.0) * scale
-  on_cuts = multipliers[: n_cuts * n_ops].reshape(n_cuts, n_ops) / scale
-  prices = multipliers[n_cuts * n_ops :] / np.maximum(limits.room_B, 1.0)
-  return placement, _dual_bound(planes, on_cuts, prices, limits), prices
+  multipliers = np.maximum(-result.ineqlin.marginals, 0.0)
+  on_cuts, on_rooms, on_ranges = np.split(
+    multipliers, [n_cuts * n_ops, n_cuts * n_ops + n_memories]
+  )
+  on_cuts = on_cuts.reshape(n_cuts, n_ops)
+  prices = on_rooms * scale / np.maximum(limits.room_B, 1.0)
+  bound = dual_bound(planes, on_cuts, prices, limits, ranges, on_ranges * scale)
+  return Relaxed(placement, bound, prices, on_cuts)
 
 
-def _dual_bound(
-  planes: Planes, on_cuts: np.ndarray, prices: np.ndarray, limits: Limits
+def dual_bound(
+  planes: Planes,
+  on_cuts: np.ndarray,
+  prices: np.ndarray,
+  limits: Limits,
+  ranges: Ranges,
+  on_ranges: np.ndarray,
 ) -> float:
   """Weak duality: a bound from any non-negative multipliers.
 
   For multipliers u of the planes with sum at most one per operation (each
-  time is at least zero) and v of the capacities,
+  time is at least zero), v of the capacities and z of the ranges,
 
-      f(x) >= sum u (offset + slope x) + sum v (weight x - room),
+      f(x) >= sum u (offset + slope x) + sum v (weight x - room)
+              + sum z (row x - limit),
 
   whose least value over the simplices is taken group by group.
   """
   on_cuts = on_cuts / np.maximum(on_cuts.sum(0), 1.0)
   per_share = np.einsum('ko,kogm->gm', on_cuts, planes.slopes)
   per_share = per_share + limits.weight_B * prices
+  per_share = per_share + np.einsum('r,rgm->gm', on_ranges, ranges.per_share)
+  per_share = np.where(limits.allowed, per_share, np.inf)
   constant = (on_cuts * planes.offsets).sum() - (prices * limits.room_B).sum()
+  constant -= (on_ranges * ranges.limit).sum()
   return float(constant + per_share.min(1).sum())
 
 

@@ -10,7 +10,8 @@ not, and `diffmem.planning.cutting_planes` improves on it.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from diffmem.system import System
 from diffmem.workloads import Lowered
@@ -35,13 +36,28 @@ def capacities_B(system: System, machine) -> Float[Array, ' memory']:
   return machine.usable * jnp.stack([jnp.asarray(s) for s in sizes])
 
 
-def place(system: System, lowered: Lowered) -> Greedy:
-  """Fills the memories, nearest first, by traffic per byte held."""
+def place(
+  system: System,
+  lowered: Lowered,
+  allowed: Bool[np.ndarray, 'group memory'] | None = None,
+) -> Greedy:
+  """Fills the memories, nearest first, by traffic per byte held.
+
+  Args:
+    system: the machine.
+    lowered: the plans.
+    allowed: whether each group may live in each memory; those that may not
+      live everywhere come first. None for everywhere.
+  """
   moved_B = lowered.group_read_B + lowered.group_write_B
   weight = (lowered.time_weight + lowered.bubble_weight)[..., None]
   size_B = lowered.size_B
   density = (weight * moved_B).sum(-2) / jnp.maximum(size_B, 1.0)
-  order = jnp.argsort(-density, -1)
+  if allowed is None:
+    allowed = np.ones((len(lowered.groups), len(lowered.machine.memories)))
+  restricted = ~np.asarray(allowed, bool).all(-1)
+  first = jnp.where(_last_axis(restricted, density), jnp.inf, 0.0)
+  order = jnp.argsort(-(density + first), -1)
   back = jnp.argsort(order, -1)
   # A group outside the near memory needs a buffer there, so that moving it
   # out frees less than its size.
@@ -56,10 +72,16 @@ def place(system: System, lowered: Lowered) -> Greedy:
     room = (
       jnp.maximum(near_B, 0.0) if i == 0 else jnp.full_like(near_B, room_B[i])
     )
-    share = _fill(left, needed_B, room, order, back)
+    may = _last_axis(np.asarray(allowed, float)[:, i], density)
+    share = _fill(left * may, needed_B, room, order, back)
     shares.append(share)
     left = left - share
   return Greedy(jnp.stack(shares, -1), (left * size_B).sum(-1) + missing_B)
+
+
+def _last_axis(values: np.ndarray, like: Array) -> Array:
+  """[group] with leading axes of one."""
+  return jnp.expand_dims(jnp.asarray(values), range(like.ndim - 1))
 
 
 def _fill(left, size_B, room_B, order, back):

@@ -1,11 +1,11 @@
 """The compiled functions of the planner; one program per shape.
 
 The workload, its phase and the machine are static, so a second plan of the
-same workload compiles nothing.
+same workload compiles nothing, in another process neither
+(`diffmem.planning.programs`). What is optimised is an argument.
 """
 
 import concurrent.futures
-import functools
 from typing import NamedTuple
 
 import jax
@@ -15,31 +15,35 @@ from jaxtyping import Array, Float
 
 from diffmem.cost import predict
 from diffmem.planning import greedy as greedy_lib
-from diffmem.planning import minorant
+from diffmem.planning import minorant, programs
 from diffmem.planning import objective as objective_lib
-from diffmem.planning.objective import Objective
+from diffmem.planning.objective import Objective, Weights
 from diffmem.system import System
 from diffmem.workloads import (
   Choices,
   Decoding,
   Lowered,
   Machine,
+  Prefilling,
   Training,
   Transformer,
   demand,
   lower_decode,
+  lower_prefill,
   lower_train,
 )
 
 # A program that runs a few times is compiled without optimisation: three times
 # faster to compile and three times slower to run.
-_QUICK = {
+QUICK = {
   'xla_backend_optimization_level': 0,
   'xla_cpu_use_fusion_emitters': False,
 }
 # Evaluations of one plan at a time, of one compiled shape.
 TRIES = 64
-_jit = functools.partial(jax.jit, compiler_options=_QUICK)
+_LOWER = {
+  Training: lower_train, Decoding: lower_decode, Prefilling: lower_prefill,
+}  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -47,15 +51,29 @@ class Job(NamedTuple):
 
   Attributes:
     model: the transformer.
-    phase: a training or a decode step.
+    phase: a training, a decode or a prefill step.
     machine: memories, levels and engine.
     objective: what is optimised.
+    homes: tensor group -> memories where it may live; all, where it is not
+      named.
   """
 
   model: Transformer
-  phase: Training | Decoding
+  phase: Training | Decoding | Prefilling
   machine: Machine
   objective: Objective
+  homes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+  @property
+  def shape(self) -> 'Job':
+    """What a program is compiled for: all but the objective."""
+    return self._replace(objective=Objective())
+
+  def allowed(self, groups: tuple[str, ...]) -> np.ndarray:
+    """Whether each group may live in each memory [group, memory]."""
+    homes, memories = dict(self.homes), self.machine.memories
+    rows = [[m in homes.get(g, memories) for m in memories] for g in groups]
+    return np.array(rows)
 
 
 class Swept(NamedTuple):
@@ -74,36 +92,37 @@ class Swept(NamedTuple):
 
 def lower(job: Job, choices: Choices) -> Lowered:
   """Lowers many plans of a job."""
-  if isinstance(job.phase, Decoding):
-    return lower_decode(job.model, job.phase, choices, job.machine)
-  return lower_train(job.model, job.phase, choices, job.machine)
+  return _LOWER[type(job.phase)](job.model, job.phase, choices, job.machine)
 
 
 def _sweep(
-  system: System, job: Job, choices: Choices, spill: Float[Array, ' plan']
+  system: System,
+  job: Job,
+  weights: Weights,
+  choices: Choices,
+  spill: Float[Array, ' plan'],
 ) -> Swept:
-  """The value of many plans.
+  """The value of many plans, by `predict` itself.
 
   Args:
     system: the machine.
     job: what is planned.
+    weights: of the objective.
     choices: the plans.
     spill: 1 for the greedy placement; 0 for everything near, whatever the
       capacity, which bounds the value of every placement from below, because
       staging only adds bytes.
   """
   lowered = lower(job, choices)
-  greedy = greedy_lib.place(system, lowered)
+  greedy = greedy_lib.place(system, lowered, job.allowed(lowered.groups))
   near = lowered.near_placement()
   placement = near + spill[:, None, None] * (greedy.placement - near)
-  value = objective_lib.parts(system, lowered, placement, job.objective).sum(-1)
+  value = objective_lib.parts(system, lowered, placement, weights).sum(-1)
   spilled_B = (lowered.size_B * (1.0 - greedy.placement[..., 0])).sum(-1)
   return Swept(value, spilled_B, greedy.overflow_B)
 
 
-# Small spaces are done before the optimised program would be compiled.
-sweep_small = _jit(_sweep, static_argnums=1)
-sweep_large = jax.jit(_sweep, static_argnums=1)
+sweep = programs.Program(_sweep, (1,), QUICK)
 
 
 class Start(NamedTuple):
@@ -122,23 +141,26 @@ class Start(NamedTuple):
 
 def start(system: System, job: Job, choices: Choices) -> Start:
   """Lowers one plan (a plan axis of one) and places it greedily."""
-  lowered, greedy, room_B = jax.device_get(_start(system, job, choices))
+  lowered, greedy, room_B = jax.device_get(
+    _start(system, job.shape, jax.tree.map(np.float64, choices))
+  )
   return Start(
     *jax.tree.map(lambda x: np.asarray(x)[0], (lowered, greedy)), room_B
   )
 
 
-@functools.partial(_jit, static_argnums=1)
-def _start(system, job, choices):
+def _started(system, job, choices):
   lowered = lower(job, choices)
   room_B = greedy_lib.capacities_B(system, job.machine)
-  return lowered, greedy_lib.place(system, lowered), room_B
+  allowed = job.allowed(lowered.groups)
+  return lowered, greedy_lib.place(system, lowered, allowed), room_B
 
 
-def compile_together(
-  system: System, job: Job, choices: Choices, chips: int
-) -> None:
-  """Compiles the programs below at the same time, in threads.
+_start = programs.Program(_started, (1,), QUICK)
+
+
+def compile_together(system: System, job: Job, choices: Choices) -> None:
+  """Makes the programs below at the same time, in threads.
 
   XLA leaves the interpreter's lock while it compiles, so that two cores take
   half the time. x64 is set in each thread: it does not inherit it.
@@ -147,15 +169,17 @@ def compile_together(
     started = start(system, job, choices)
   lowered, near = started.lowered, np.zeros_like(started.greedy.placement)
   near[:, 0] = 1.0
+  weights = job.objective.weights
 
   def bound():
     with jax.enable_x64(True):
-      cut(system, lowered, near, job.objective)
+      _cut.prepare(*_cut_arguments(system, lowered, near, job.objective))
 
   def report():
     with jax.enable_x64(True):
-      figures(system, lowered, near[None], job.objective, chips)
-      slopes(system, lowered, near)
+      *arguments, _ = _batches(system, lowered, near[None], weights, 1)[0]
+      _figures.prepare(*arguments)
+      _slopes.prepare(system, lowered, near, weights)
 
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     for future in [pool.submit(bound), pool.submit(report)]:
@@ -169,11 +193,14 @@ class Cut(NamedTuple):
     value: minimised sum of the model itself.
     parts: the convex minorant, by operation [op].
     slopes: its derivative [op, group, memory].
+    missing: what the minorant leaves out of the value, by the tier that needs
+      the time, before overlap [op, tier].
   """
 
   value: Float[np.ndarray, '']
   parts: Float[np.ndarray, ' op']
   slopes: Float[np.ndarray, 'op group memory']
+  missing: Float[np.ndarray, 'op tier']
 
 
 def cut(
@@ -181,20 +208,37 @@ def cut(
   lowered: Lowered,
   placement: Float[np.ndarray, 'group memory'],
   objective: Objective,
+  box: minorant.Box | None = None,
 ) -> Cut:
-  """The cut at one placement of one plan."""
-  return jax.device_get(_cut(system, lowered, placement, objective))
+  """The cut at one placement of one plan; in a box, for the box alone."""
+  arguments = _cut_arguments(system, lowered, placement, objective, box)
+  return jax.device_get(_cut(*arguments))
 
 
-@functools.partial(_jit, static_argnums=3)
-def _cut(system, lowered, placement, objective) -> Cut:
+def _cut_arguments(system, lowered, placement, objective, box=None) -> tuple:
+  if box is None:
+    shape = (lowered.flops.shape[-1], len(system.tiers))
+    box = minorant.Box(np.zeros(shape), np.ones(shape))
+  served = minorant.has_curved_waits(system)
+  return system, served, lowered, placement, objective.weights, box
+
+
+def _cut_at(system, served, lowered, placement, weights, box) -> Cut:
   def parts(x):
-    return minorant.minorant_parts(system, lowered, x, objective)
+    cost = minorant.minorant_cost(system, lowered, x, box, served)
+    parts = objective_lib.parts_of(system, lowered, cost, weights)
+    return parts, cost.tier_time_s
 
-  value = objective_lib.parts(system, lowered, placement, objective).sum(-1)
-  found, backward = jax.vjp(parts, placement)
+  found, backward, minorant_s = jax.vjp(parts, placement, has_aux=True)
   one_hot = jnp.eye(found.shape[0], dtype=found.dtype)
-  return Cut(value, found, jax.vmap(lambda row: backward(row)[0])(one_hot))
+  slopes = jax.vmap(lambda row: backward(row)[0])(one_hot)
+  cost = predict(system, demand(system, lowered, placement))
+  value = objective_lib.parts_of(system, lowered, cost, weights).sum(-1)
+  busy = (lowered.time_weight + lowered.bubble_weight)[..., None]
+  return Cut(value, found, slopes, busy * (cost.tier_time_s - minorant_s))
+
+
+_cut = programs.Program(_cut_at, (1,), QUICK)
 
 
 class Figures(NamedTuple):
@@ -235,28 +279,40 @@ def figures(
     objective: what is minimised.
     chips: devices of the mesh.
   """
+  found = [
+    (count, jax.device_get(_figures(*arguments)))
+    for *arguments, count in _batches(
+      systems, lowered, placements, objective.weights, chips
+    )
+  ]
+  parts = [jax.tree.map(lambda x, n=n: x[:n], part) for n, part in found]
+  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def _batches(systems, lowered, placements, weights, chips) -> list[tuple]:
+  """Arguments of `_figures`, and how many of each batch are meant."""
   leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(systems)]
   count = max(len(placements), *(x.size for x in leaves))
-  shape = placements.shape[1:]
-  placements = np.broadcast_to(placements, (count, *shape))
+  placements = np.broadcast_to(placements, (count, *placements.shape[1:]))
   leaves = [np.broadcast_to(x, (count,)) for x in leaves]
   structure = jax.tree.structure(systems)
-  batches = []
+  found = []
   for first in range(0, count, TRIES):
     at = np.minimum(np.arange(first, first + TRIES), count - 1)
     batch = jax.tree.unflatten(structure, [x[at] for x in leaves])
-    found = _figures(batch, lowered, placements[at], objective, chips)
-    batches.append(jax.device_get(found))
-  return jax.tree.map(lambda *x: np.concatenate(x)[:count], *batches)
+    meant = min(TRIES, count - first)
+    found.append(
+      (batch, lowered, placements[at], weights, np.float64(chips), meant)
+    )
+  return found
 
 
-@functools.partial(_jit, static_argnums=(3, 4))
-def _figures(systems, lowered, placements, objective, chips) -> Figures:
+def _figures_of(systems, lowered, placements, weights, chips) -> Figures:
   def one(system, placement):
     cost = predict(system, demand(system, lowered, placement))
     weight = lowered.time_weight
     return Figures(
-      value=objective_lib.parts_of(system, lowered, cost, objective).sum(-1),
+      value=objective_lib.parts_of(system, lowered, cost, weights).sum(-1),
       outcome=objective_lib.outcome_of(system, lowered, cost, chips),
       busy_s=weight * cost.time_s,
       bubble_s=(lowered.bubble_weight * cost.time_s).sum(-1),
@@ -268,19 +324,28 @@ def _figures(systems, lowered, placements, objective, chips) -> Figures:
   return jax.vmap(one)(systems, placements)
 
 
-@_jit
+_figures = programs.Program(_figures_of, options=QUICK)
+
+
 def slopes(
   system: System,
   lowered: Lowered,
   placement: Float[np.ndarray, 'group memory'],
+  objective: Objective,
 ) -> System:
-  """Slope of ln(step time) to every leaf, at a fixed placement.
+  """Slope of ln(minimised sum) to every leaf, at a fixed placement.
 
   A leaf is a logarithm, so this is an elasticity.
   """
+  return jax.device_get(_slopes(system, lowered, placement, objective.weights))
 
-  def log_step_time(moved):
-    cost = predict(moved, demand(moved, lowered, placement))
-    return jnp.log(objective_lib.busy_s(lowered, cost).sum(-1))
 
-  return jax.grad(log_step_time)(jax.tree.map(jnp.asarray, system))
+def _slopes_of(system, lowered, placement, weights) -> System:
+  def log_value(moved):
+    found = objective_lib.parts(moved, lowered, placement, weights)
+    return jnp.log(found.sum(-1))
+
+  return jax.grad(log_value)(jax.tree.map(jnp.asarray, system))
+
+
+_slopes = programs.Program(_slopes_of, options=QUICK)

@@ -1,29 +1,69 @@
-"""What a plan is judged by: time, energy or cost, as a sum over operations.
+"""What a plan is judged by: a weighted sum of a step's time and energy.
 
-All of them are sums over operations of a weight times an operation's time,
-plus, for energy, a term that is linear in the bytes: minimising one keeps the
-convexity of the operation times (`diffmem.planning.minorant`).
+    minimised = per_s * step time + per_J * energy of one device
+
+covers them all: time and tokens per second (1, 0), joules per token (0, 1),
+dollars per token (rent, price of electricity), and any weighted sum of these.
+Both terms are sums over operations of non-negative weights times an
+operation's time, plus a term that is linear in the bytes, so that minimising
+keeps the convexity of the operation times (`diffmem.planning.minorant`).
+
+At the board's power cap a lower voltage saves energy (`diffmem.cost.energy`).
+What is saved is not convex: the minimised sum counts energy at full voltage,
+and only the reported figures (`outcome_of`) take it off.
 """
 
-import enum
+import difflib
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
+from diffmem import errors
 from diffmem.cost import Cost, predict
 from diffmem.system import System
 from diffmem.workloads import Lowered, demand
 
 _SECONDS_PER_HOUR = 3600.0
+_J_PER_KWH = 3.6e6
+
+TIME, TOKENS, ENERGY, COST = METRICS = (
+  'step_time_s', 'tokens_per_s', 'energy_per_token_J', 'cost_per_token_usd',
+)  # fmt: skip
+WEIGHTED = 'weighted'
 
 
-class Objective(enum.StrEnum):
-  """What is optimised."""
+class Objective(NamedTuple):
+  """What is minimised; hashable.
 
-  STEP_TIME = 'step_time_s'
-  TOKENS_PER_S = 'tokens_per_s'
-  ENERGY = 'energy_per_token_J'
-  COST = 'cost_per_token_usd'
+  Attributes:
+    name: one of `METRICS`, or `WEIGHTED`.
+    per_s: weight of the time of a step.
+    per_J: weight of the energy of one device in a step.
+    scale: figure of that name for one unit of the minimised sum; not used of
+      tokens per second, which are not linear in it.
+  """
+
+  name: str = TIME
+  per_s: float = 1.0
+  per_J: float = 0.0
+  scale: float = 1.0
+
+  @property
+  def weights(self) -> 'Weights':
+    """What a compiled program needs of it."""
+    return Weights(self.per_s, self.per_J)
+
+  def gain(self, tokens: float, step_time_s: float) -> float:
+    """How much the figure improves when the minimised sum falls by one."""
+    return tokens / step_time_s**2 if self.name == TOKENS else self.scale
+
+
+class Weights(NamedTuple):
+  """The two weights of an objective, as a compiled program takes them."""
+
+  per_s: Float[ArrayLike, '']
+  per_J: Float[ArrayLike, '']
 
 
 class Outcome(NamedTuple):
@@ -42,6 +82,87 @@ class Outcome(NamedTuple):
   device_power_W: Float[Array, '*plan']
 
 
+def objective_of(
+  asked: str | Mapping[str, float],
+  *,
+  chips: int,
+  tokens: float,
+  usd_per_chip_hour: float | None = None,
+  usd_per_kWh: float | None = None,
+) -> Objective:
+  """An objective by name, or a weighted sum of several.
+
+  Args:
+    asked: one of `METRICS`, or weights by name, each for one unit of its
+      figure: seconds of a step, joules per token, dollars per token. Tokens
+      per second have no place in a sum; the step time stands for them.
+    chips: devices of the mesh.
+    tokens: of a step.
+    usd_per_chip_hour: rent of a device.
+    usd_per_kWh: price of electricity, on top of the rent.
+
+  Raises:
+    PlanError: an unknown name, a weight below zero, no positive one, or a
+      cost without a price.
+
+  Examples:
+    >>> objective_of('step_time_s', chips=8, tokens=1e6).per_s
+    1.0
+    >>> both = {'step_time_s': 1.0, 'energy_per_token_J': 500.0}
+    >>> found = objective_of(both, chips=8, tokens=1e6)
+    >>> round(found.per_J, 6)  # 500 J/token for 8 devices and 1e6 tokens
+    0.004
+  """
+  prices = {'usd_per_chip_hour': usd_per_chip_hour, 'usd_per_kWh': usd_per_kWh}
+  for name, price in prices.items():
+    if price is not None and not price > 0:
+      raise errors.PlanError(f'{name} = {price!r}: expected more than 0')
+  rent_usd = (usd_per_chip_hour or 0.0) / _SECONDS_PER_HOUR
+  power_usd = (usd_per_kWh or 0.0) / _J_PER_KWH
+  weights = {asked: 1.0} if isinstance(asked, str) else dict(asked)
+  for name in weights:
+    _check_name(name)
+  if COST in weights and usd_per_chip_hour is None:
+    raise errors.PlanError(f'objective {COST} needs usd_per_chip_hour')
+  per_token = chips / tokens
+  if isinstance(asked, str):
+    return {
+      TIME: Objective(TIME),
+      TOKENS: Objective(TOKENS),
+      ENERGY: Objective(ENERGY, 0.0, 1.0, per_token),
+      COST: Objective(COST, rent_usd, power_usd, per_token),
+    }[asked]
+  _check_weights(weights)
+  time, energy, cost = (weights.get(n, 0.0) for n in (TIME, ENERGY, COST))
+  return Objective(
+    WEIGHTED,
+    per_s=time + cost * per_token * rent_usd,
+    per_J=per_token * (energy + cost * power_usd),
+  )
+
+
+def _check_name(name: str) -> None:
+  if name in METRICS:
+    return
+  near = difflib.get_close_matches(str(name), METRICS, 1, 0.4)
+  hint = f'; did you mean {near[0]!r}?' if near else ''
+  raise errors.PlanError(
+    f'no objective {name!r}{hint} (expected one of {", ".join(METRICS)})'
+  )
+
+
+def _check_weights(weights: Mapping[str, float]) -> None:
+  if TOKENS in weights:
+    raise errors.PlanError(
+      f'{TOKENS} cannot stand in a weighted sum: weigh {TIME} instead'
+    )
+  for name, weight in weights.items():
+    if not weight >= 0:
+      raise errors.PlanError(f'weight of {name} = {weight!r}: expected >= 0')
+  if not any(weights.values()):
+    raise errors.PlanError('every weight of the objective is zero')
+
+
 def busy_s(lowered: Lowered, cost: Cost) -> Float[Array, '*plan op']:
   """Time of each operation in a step, its share of the bubble included."""
   return (lowered.time_weight + lowered.bubble_weight) * cost.time_s
@@ -50,7 +171,7 @@ def busy_s(lowered: Lowered, cost: Cost) -> Float[Array, '*plan op']:
 def energy_J(
   system: System, lowered: Lowered, cost: Cost
 ) -> Float[Array, '*plan op']:
-  """Energy of each operation in a step, on one device.
+  """Energy of each operation in a step at full voltage, on one device.
 
   The fullest pipeline stage stands for all, so a pipeline's energy is too
   high by its imbalance.
@@ -65,27 +186,23 @@ def parts(
   system: System,
   lowered: Lowered,
   placement: Float[Array, '*plan group memory'],
-  objective: Objective,
+  objective: Objective | Weights,
 ) -> Float[Array, '*plan op']:
-  """What each operation adds to the objective, to be minimised.
-
-  Time, tokens per second and cost per token order plans of one batch on one
-  number of chips alike: all three are minimised as the step time [s]; energy
-  as joules of a step on one device [J].
-  """
-  return parts_of(
-    system, lowered, predict(system, demand(system, lowered, placement)),
-    objective,
-  )  # fmt: skip
+  """What each operation adds to the minimised sum."""
+  cost = predict(system, demand(system, lowered, placement))
+  return parts_of(system, lowered, cost, objective)
 
 
 def parts_of(
-  system: System, lowered: Lowered, cost: Cost, objective: Objective
+  system: System,
+  lowered: Lowered,
+  cost: Cost,
+  objective: Objective | Weights,
 ) -> Float[Array, '*plan op']:
   """The same from a cost that is known already."""
-  if objective is Objective.ENERGY:
-    return energy_J(system, lowered, cost)
-  return busy_s(lowered, cost)
+  time_s = busy_s(lowered, cost)
+  energy = energy_J(system, lowered, cost)
+  return objective.per_s * time_s + objective.per_J * energy
 
 
 def outcome_of(
@@ -93,7 +210,8 @@ def outcome_of(
 ) -> Outcome:
   """All figures of plans whose cost is known."""
   step_time_s = busy_s(lowered, cost).sum(-1)
-  energy = energy_J(system, lowered, cost).sum(-1)
+  energy = energy_J(system, lowered, cost)
+  energy = (energy - lowered.energy_weight * cost.saved_J).sum(-1)
   return Outcome(
     step_time_s=step_time_s,
     tokens_per_s=lowered.tokens / step_time_s,
@@ -103,27 +221,13 @@ def outcome_of(
 
 
 def cost_per_token_usd(
-  tokens_per_s, chips: int, usd_per_chip_hour: float | None
-):
-  """Rent of the chips over the tokens; None without a price."""
-  if usd_per_chip_hour is None:
-    return None
-  return chips * usd_per_chip_hour / _SECONDS_PER_HOUR / tokens_per_s
-
-
-def gain_per_unit(
-  objective: Objective,
-  *,
-  step_time_s: float,
-  tokens: float,
+  outcome: Mapping,
   chips: int,
   usd_per_chip_hour: float | None,
-) -> float:
-  """How much the objective improves when the minimised sum falls by one."""
-  if objective is Objective.ENERGY:
-    return chips / tokens
-  if objective is Objective.COST:
-    return chips * usd_per_chip_hour / _SECONDS_PER_HOUR / tokens
-  if objective is Objective.TOKENS_PER_S:
-    return tokens / step_time_s**2
-  return 1.0
+  usd_per_kWh: float | None = None,
+):
+  """Rent and electricity over the tokens; None without a rent."""
+  if usd_per_chip_hour is None:
+    return None
+  rent = chips * usd_per_chip_hour / _SECONDS_PER_HOUR / outcome[TOKENS]
+  return rent + (usd_per_kWh or 0.0) / _J_PER_KWH * outcome[ENERGY]

@@ -3,17 +3,17 @@
 import difflib
 import functools
 import time
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from diffmem import errors
-from diffmem.planning import model, refusal, summary
-from diffmem.planning import sensitivity as sensitivity_lib
+from diffmem.planning import model, refusal, search, summary
+from diffmem.planning import objective as objective_lib
 from diffmem.planning import space as space_lib
-from diffmem.planning import sweep as sweep_lib
-from diffmem.planning.objective import Objective
-from diffmem.planning.result import PlanOutcome, PlanResult, Search
+from diffmem.planning.constraints import Constraints
+from diffmem.planning.result import PlanOutcome, PlanResult
 from diffmem.system import FittedSystem, System, to_numpy
 from diffmem.workloads import (
   Decoding,
@@ -23,11 +23,11 @@ from diffmem.workloads import (
   machine_of,
 )
 
-# Meshes whose placement is solved, for each plan that is asked for.
-_SOLVED_PER_PLAN = 3
-_BATCH_PER_CHIP = 32
-# What the sweep's float32 may be wrong by, many times over.
-_FLOAT32_ERROR = 1e-4
+# Tokens of a step of Llama 3 405B's main phase (arXiv:2407.21783, section
+# 3.4.1), and sequences decoded at once: what is planned unless asked.
+GLOBAL_BATCH_TOKENS = 16 * 2**20
+BATCH_PER_CHIP = 32
+PHASES = ('train', 'decode')
 
 
 def make_plan(
@@ -36,36 +36,48 @@ def make_plan(
   *,
   chips: int,
   phase: str = 'train',
-  objective: str = 'step_time_s',
-  global_batch_tokens: int = 16 * 2**20,
+  objective: str | Mapping[str, float] = 'step_time_s',
+  global_batch_tokens: int = GLOBAL_BATCH_TOKENS,
   seq_len: int = 8192,
   batch: int | None = None,
   context: int = 8192,
   usd_per_chip_hour: float | None = None,
+  usd_per_kWh: float | None = None,
   top: int = 5,
-  dtype: str = 'bfloat16',
+  dtype: str | Sequence[str] = 'bfloat16',
   usable: float = 0.9,
-  on_progress: sweep_lib.Progress | None = None,
+  constraints: Constraints | None = None,
+  details: bool = True,
+  verify: bool = False,
+  on_progress: search.Progress | None = None,
 ) -> PlanResult:
-  """Chooses mesh, micro-batch, recompute and placement.
+  """Chooses mesh, micro-batch, recompute, sharding and placement.
+
+  An interrupt (Ctrl-C) while it searches gives the best plans that are known
+  by then, with the gap that is proven by then; a second one ends it.
 
   Args:
     system: one device with what it reaches; a fitted one gives intervals.
     workload: a transformer, or what `load_workload` takes.
     chips: devices.
     phase: 'train' or 'decode'.
-    objective: 'step_time_s', 'tokens_per_s', 'energy_per_token_J' or
-      'cost_per_token_usd'.
-    global_batch_tokens: tokens of a training step; the default is that of
-      Llama 3 405B's main phase (arXiv:2407.21783, section 3.4.1).
+    objective: 'step_time_s', 'tokens_per_s', 'energy_per_token_J',
+      'cost_per_token_usd', or weights by name (`objective.objective_of`).
+    global_batch_tokens: tokens of a training step.
     seq_len: tokens of a training sequence.
     batch: sequences that are decoded at once; None for 32 for each chip.
     context: tokens of each in the KV cache.
     usd_per_chip_hour: rent, for the cost per token.
+    usd_per_kWh: electricity, on top of the rent.
     top: how many plans.
-    dtype: number format of the matrix products.
+    dtype: number format of the matrix products, or several to choose from.
     usable: share of each memory that tensors may fill.
-    on_progress: called with configurations done and in all.
+    constraints: what is fixed, forbidden or limited.
+    details: whether elasticities, margins and the decision under the ensemble
+      are computed.
+    verify: whether the strongest elasticities are checked by solving the
+      placement again, 1 % up and down (some seconds).
+    on_progress: called with a stage's name, how much is done and in all.
 
   Returns:
     the plans; where there are none, `outcome`, `help` and `limit` say why.
@@ -82,104 +94,97 @@ def make_plan(
   if not isinstance(workload, Transformer):
     workload = load_workload(workload)
   _check_counts(chips=chips, top=top)
-  job = model.Job(
-    workload,
+  constraints = constraints or Constraints()
+  limited = to_numpy(constraints.machine(system, chips))
+  step = (
     _training(workload, global_batch_tokens, seq_len)
     if _is_training(phase)
-    else _decoding(workload, batch, context, chips),
-    machine_of(system, chips, dtype=dtype, usable=usable),
-    _objective(objective, usd_per_chip_hour),
+    else _decoding(workload, batch, context, chips)
   )
-  request = summary.request(system, job, phase, chips, usd_per_chip_hour)
-  refused = refusal.of_network(system, job, request, chips)
+  asked = objective_lib.objective_of(
+    objective, chips=chips, tokens=_tokens(step),
+    usd_per_chip_hour=usd_per_chip_hour, usd_per_kWh=usd_per_kWh,
+  )  # fmt: skip
+  formats = [dtype] if isinstance(dtype, str) else list(dtype)
+  if not formats:
+    raise errors.PlanError('dtype: no number format is named')
+  machines = [
+    functools.partial(machine_of, limited, dtype=d, usable=usable)
+    for d in dict.fromkeys(formats)
+  ]
+  jobs = [model.Job(workload, step, m(chips), asked) for m in machines]
+  request = summary.request(
+    limited, jobs, phase, chips, usd_per_chip_hour, usd_per_kWh, constraints
+  )
+  refused = refusal.of_network(limited, jobs[0], request, chips)
   if refused:
     return refused
-  space = space_lib.space_of(job.model, job.phase, chips, job.machine)
+  whole = space_lib.space_of(workload, step, chips, jobs[0].machine)
+  space = constraints.apply(whole)
   if not len(space):
-    machine = functools.partial(machine_of, system, dtype=dtype, usable=usable)
-    return refusal.of_mesh(job, request, chips, space, machine)
-  keep = min(_SOLVED_PER_PLAN * top, len(space))
-  swept = sweep_lib.sweep(system, job, space, keep, on_progress)
-  if not np.isfinite(swept.value).any():
-    return refusal.of_memory(system, job, request, space, swept, began)
-  first = space.at(np.argsort(swept.value)[:1])
-  model.compile_together(system, job, first, chips)
-  with jax.enable_x64(True):
-    solved = _solve(system, job, space, swept, keep, top)
-    answer = summary.answer(
-      summary.Found(system, ensemble, job, space, solved, top),
-      chips,
-      usd_per_chip_hour,
+    return refusal.of_mesh(
+      jobs[0], request, chips, space, machines[0], constraints
     )
+  jobs = [_with_homes(limited, job, space, constraints) for job in jobs]
+  found = search.search(limited, jobs, space, chips, top, on_progress)
+  if not found.solved:
+    return refusal.of_memory(system, found, request, chips, constraints, began)
+  with jax.enable_x64(True):
+    answer = summary.answer(
+      found,
+      _limited_ensemble(constraints, ensemble, chips),
+      summary.Prices(chips, usd_per_chip_hour, usd_per_kWh),
+      details=details,
+      verify=verify,
+    )
+    searched = summary.searched(found, began)
+  whole = found.is_whole
   return PlanResult(
-    outcome=PlanOutcome.PLANNED,
-    help='',
+    outcome=PlanOutcome.PLANNED if whole else PlanOutcome.INTERRUPTED,
+    help='' if whole else summary.interrupted_help(found),
     request=request,
-    search=Search(
-      configurations=len(space),
-      seconds=time.monotonic() - began,
-      feasible=int((swept.overflow_B <= 0).sum()),
-      placed=sum(len(s.solution.planes.offsets) > 1 for s in solved),
-      certified_gap=_space_gap(swept, solved),
-    ),
+    search=searched,
     **answer,
   )
 
 
-def _solve(system, job, space, swept, keep, top) -> list[summary.Solved]:
-  """Best placements of the most promising configurations, best first.
-
-  Those that are best under the greedy placement, and of the others that fit
-  those with the least bounds.
-  """
-  by_value = np.argsort(swept.value, kind='stable')[:keep]
-  by_value = by_value[np.isfinite(swept.value[by_value])]
-  worst = swept.value[by_value].max()
-  hopeful = np.flatnonzero(
-    (swept.overflow_B <= 0)
-    & (swept.bound < swept.value)
-    & (swept.bound < worst)
-  )
-  by_bound = hopeful[np.argsort(swept.bound[hopeful], kind='stable')][:keep]
-  solved = []
-  for index in dict.fromkeys([*by_value.tolist(), *by_bound.tolist()]):
-    values = sorted(s.solution.value for s in solved)
-    solution = sensitivity_lib.solve_mesh(
-      system,
-      job,
-      space.at(np.array([index])),
-      give_up_at=values[top - 1] if len(values) >= top else np.inf,
-    )
-    if solution is not None:
-      solved.append(summary.Solved(index, solution))
-  return sorted(solved, key=lambda s: s.solution.value)
+def _with_homes(system, job, space, constraints) -> model.Job:
+  """The job with its groups' homes, which need the groups' names."""
+  if not constraints.homes:
+    return job
+  lowered = model.lower(job, space.at(np.array([0])))
+  homes = constraints.homes_of(lowered.groups, job.machine)
+  return job._replace(homes=homes)
 
 
-def _space_gap(swept, solved: list[summary.Solved]) -> float:
-  """How far below the best any configuration that fits could be."""
-  bounds = np.where(swept.overflow_B <= 0, swept.bound, np.inf)
-  bounds = bounds * (1.0 - _FLOAT32_ERROR)
-  for one in solved:
-    bounds[one.index] = one.solution.bound
-  best = min(s.solution.value for s in solved)
-  return float(max(best - bounds.min(), 0.0) / best)
+def _limited_ensemble(constraints, ensemble, chips):
+  """Every draw of the fit, under the same limits."""
+  if ensemble is None:
+    return None
+  values = {n: np.asarray(v) for n, v in ensemble.values().items()}
+  limited = constraints.machine(
+    ensemble.with_values({n: v.flat[0] for n, v in values.items()}), chips
+  ).values()
+  changed = {
+    n: np.minimum(values[n], float(limited[n]))
+    for n in values
+    if float(limited[n]) != values[n].flat[0]
+  }
+  return ensemble.with_values(changed) if changed else ensemble
 
 
-def _objective(name: str, usd_per_chip_hour: float | None) -> Objective:
-  objective = _one_of('objective', name, [o.value for o in Objective])
-  if objective == Objective.COST and usd_per_chip_hour is None:
-    raise errors.PlanError(
-      'objective cost_per_token_usd needs usd_per_chip_hour'
-    )
-  if usd_per_chip_hour is not None and not usd_per_chip_hour > 0:
-    raise errors.PlanError(
-      f'usd_per_chip_hour = {usd_per_chip_hour!r}: expected more than 0'
-    )
-  return Objective(objective)
+def _tokens(step: Training | Decoding) -> float:
+  return step.tokens if isinstance(step, Training) else float(step.batch)
 
 
 def _is_training(phase: str) -> bool:
-  return _one_of('phase', phase, ['train', 'decode']) == 'train'
+  if phase in PHASES:
+    return phase == 'train'
+  near = difflib.get_close_matches(phase, PHASES, 1, 0.4)
+  hint = f'; did you mean {near[0]!r}?' if near else ''
+  raise errors.PlanError(
+    f'no phase {phase!r}{hint} (expected one of {", ".join(PHASES)})'
+  )
 
 
 def _training(workload, global_batch_tokens, seq_len) -> Training:
@@ -195,7 +200,7 @@ def _training(workload, global_batch_tokens, seq_len) -> Training:
 
 
 def _decoding(workload, batch, context, chips) -> Decoding:
-  batch = _BATCH_PER_CHIP * chips if batch is None else batch
+  batch = BATCH_PER_CHIP * chips if batch is None else batch
   _check_counts(batch=batch, context=context)
   _check_context(workload, 'context', context)
   return Decoding(int(batch), int(context))
@@ -215,13 +220,3 @@ def _check_context(workload: Transformer, name: str, tokens: int) -> None:
       f'{name} = {tokens} is beyond the context of {workload.name}, '
       f'{workload.max_context} tokens'
     )
-
-
-def _one_of(what: str, name: str, names: list[str]) -> str:
-  if name in names:
-    return name
-  near = difflib.get_close_matches(name, names, 1, 0.4)
-  hint = f'; did you mean {near[0]!r}?' if near else ''
-  raise errors.PlanError(
-    f'no {what} {name!r}{hint} (expected one of {", ".join(names)})'
-  )

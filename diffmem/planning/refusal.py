@@ -8,8 +8,9 @@ import numpy as np
 
 from diffmem.planning import model
 from diffmem.planning import space as space_lib
+from diffmem.planning.constraints import Constraints
 from diffmem.planning.result import PlanOutcome, PlanResult, Search
-from diffmem.planning.sweep import Swept
+from diffmem.planning.search import Found
 from diffmem.system import System
 from diffmem.units import format_si
 from diffmem.workloads import Machine
@@ -44,14 +45,19 @@ def of_mesh(
   chips: int,
   space: space_lib.Space,
   machine_of: Callable[[int], Machine],
+  constraints: Constraints,
 ) -> PlanResult:
   """No legal mesh of so many chips, with the nearest number that has one."""
 
   def is_legal(other: int) -> bool:
     machine = machine_of(other)
     reach = max(machine.spans, default=1)
-    found = space_lib.space_of(job.model, job.phase, other, machine)
-    return reach >= other and len(found) > 0
+    if reach < other:
+      return False
+    asked = (job.model, job.phase, other, machine)
+    if not (constraints.only or constraints.never):
+      return space_lib.has_mesh(*asked)
+    return len(constraints.apply(space_lib.space_of(*asked))) > 0
 
   nearest = _nearest(chips, is_legal)
   alone = {rule: n for rule, n in space.refused.items() if n}
@@ -74,17 +80,36 @@ def of_mesh(
 
 def of_memory(
   system: System,
-  job: model.Job,
+  found: Found,
   request: Mapping,
-  space: space_lib.Space,
-  swept: Swept,
+  chips: int,
+  constraints: Constraints,
   began: float,
 ) -> PlanResult:
-  """Legal meshes, but none fits: the one that lacks least."""
+  """Legal meshes, but none fits: the one that lacks least.
+
+  Args:
+    system: the machine without the constraints.
+    found: an empty search.
+    request: what was asked.
+    chips: devices.
+    constraints: what the user limits; where the machine itself has room, they
+      are what is to be relaxed.
+    began: when the call began [s].
+  """
+  branch = found.branches[0]
+  job, space, swept = branch
+  if not found.is_whole:
+    return PlanResult(
+      outcome=PlanOutcome.INTERRUPTED,
+      help='Interrupted before a configuration that fits was found.',
+      request=request,
+      search=Search(len(space), time.monotonic() - began),
+    )
   least = int(np.argmin(swept.overflow_B))
   choices = space.at(np.array([least]))
   with jax.enable_x64(True):
-    started = model.start(system, job, choices)
+    started = model.start(found.system, job, choices)
   lowered = started.lowered
   lacking_B = float(started.greedy.overflow_B)
   memories = job.machine.memories
@@ -94,14 +119,18 @@ def of_memory(
   short = near if buffers_B > room_B[near] else ' + '.join(memories)
   needs_B = float(lowered.fixed_B + lowered.size_B.sum())
   chosen = {k: float(v[least]) for k, v in space.choices.items()}
+  relax = _relaxations(system, constraints, chips, lacking_B, job)
+  what = ', or '.join(
+    [*relax, 'take more chips, a smaller batch or shorter sequences']
+  )
   return PlanResult(
     outcome=PlanOutcome.NO_MEMORY,
     help=(
       f'None of {len(space)} configurations fits: the nearest lacks '
       f'{format_si(lacking_B, "B")} on every device in {short} (it needs '
       f'{format_si(needs_B, "B")} where '
-      f'{format_si(sum(room_B.values()), "B")} may be filled). Take more '
-      'chips, a smaller batch or shorter sequences, or add memory.'
+      f'{format_si(sum(room_B.values()), "B")} may be filled). '
+      f'{what[0].upper()}{what[1:]}, or add memory.'
     ),
     request=request,
     search=Search(len(space), time.monotonic() - began),
@@ -111,10 +140,32 @@ def of_memory(
       'overflow_B': lacking_B,
       'needed_B': needs_B,
       'room_B': room_B,
+      'relax': relax,
       'mesh': space_lib.describe(chosen),
       'micro_batch': int(chosen['micro_batch']),
     },
   )
+
+
+def _relaxations(system, constraints, chips, lacking_B, job) -> list[str]:
+  """Which of the user's limits to lift, and how far."""
+  usable, found = job.machine.usable, []
+  for name, scale, of in (
+    ('memory_B', 1.0, 'each device'), ('supply_B', chips, 'the fleet'),
+  ):  # fmt: skip
+    for memory, limit_B in getattr(constraints, name).items():
+      needed_B = limit_B + scale * lacking_B / usable
+      has_B = scale * float(system.tier(memory).capacity_B)
+      more = format_si(needed_B, 'B')
+      if needed_B <= has_B:
+        found.append(f'raise the limit of {memory} on {of} to {more}')
+  for group, memories in constraints.homes.items():
+    others = [m for m in job.machine.memories if m not in memories]
+    if others:
+      found.append(f'let {group} live in {" or ".join(others)} too')
+  for choice in (*constraints.only, *constraints.never):
+    found.append(f'free {choice}')
+  return found
 
 
 def _nearest(chips: int, is_legal: Callable[[int], bool]) -> int | None:

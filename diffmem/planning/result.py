@@ -3,14 +3,21 @@
 import dataclasses
 import enum
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from diffmem.planning.decisions.decision import Decision
+from diffmem.planning.decisions.margins import MemoryMargin, Overtaking
+
+if TYPE_CHECKING:
+  from diffmem.planning.export import JaxPlan
 
 
 class PlanOutcome(enum.StrEnum):
   """How a search ended."""
 
   PLANNED = 'planned'
+  INTERRUPTED = 'interrupted'  # plans, but not of the whole space
   NO_MEMORY = 'no_memory'  # legal meshes, but nothing fits
   NO_MESH = 'no_mesh'  # no legal mesh of so many chips
   NO_NETWORK = 'no_network'  # no network level reaches so many chips
@@ -46,6 +53,9 @@ class Plan:
     mesh: ranks of each axis, inner first, and `interleave`.
     micro_batch: sequences of a micro-batch on a data rank.
     recompute: 'none', 'selective' or 'full'; None for decode.
+    sharding: how the tensor ranks share each kind of layer: 'tensor',
+      'sequence' or 'expert' (`diffmem.workloads.choices.SHARDING`).
+    number_format: of the matrix products.
     placement: group -> memory -> share.
     predicted: `step_time_s`, `tokens_per_s`, `energy_per_token_J`,
       `cost_per_token_usd` (None without a price), `memory_bytes` by memory,
@@ -63,12 +73,34 @@ class Plan:
   mesh: Mapping[str, int]
   micro_batch: int
   recompute: str | None
+  sharding: Mapping[str, str]
+  number_format: str
   placement: Mapping[str, Mapping[str, float]]
   predicted: Mapping[str, Any]
   interval90: Mapping[str, tuple[float, float] | None] | None
   certified_gap: float
   rounding_loss: float | None
   breakdown: Breakdown
+
+  def to_jax(
+    self,
+    devices: Sequence | None = None,
+    rules: Sequence = (),
+    memory_kinds: Mapping[str, str] | None = None,
+  ) -> 'JaxPlan':
+    """Mesh, shardings and memory kinds for a JAX program.
+
+    Args:
+      devices: as many as the mesh has; None for jax's first ones.
+      rules: of paths, tried before the default ones (`export.rules`).
+      memory_kinds: memory -> kind of jax; None for what jax knows.
+
+    Raises:
+      PlanError: what a JAX program cannot be told, with what to change.
+    """
+    from diffmem.planning import export  # which imports this module
+
+    return export.to_jax(self, devices, rules, memory_kinds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +114,7 @@ class Search:
     placed: configurations whose placement was solved by cutting planes.
     certified_gap: no configuration of the space, in any placement, is better
       than the best fractional one by more than this share.
+    bound: of the objective, in its own unit: none in fractions is better.
   """
 
   configurations: int
@@ -89,6 +122,7 @@ class Search:
   feasible: int = 0
   placed: int = 0
   certified_gap: float | None = None
+  bound: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +134,19 @@ class PlanResult:
     help: one sentence for a person: what to change where it failed.
     request: what was asked.
     plans: the best first.
-    elasticities: d ln(step time) / d ln(parameter) of the best plan, by the
-      gradient; for `bend_...` per unit. The capacity of a memory comes from
-      its multiplier, and is None where the objective is energy.
-    elasticities_checked: the same by evaluation 1 % up and down (re-solved
-      for capacities).
+    elasticities: d ln(minimised sum) / d ln(parameter) of the best plan, by
+      the gradient; for `bend_...` per unit. The capacity of a memory comes from
+      its multiplier.
+    elasticities_checked: the same by 1 % up and down, with the placement solved
+      again for capacities and the strongest parameters.
     shadow_prices: memory -> gain of the objective, in its unit (tokens/s are
       gained, everything else saved), per additional byte on every device.
     spare_bytes: memory -> bytes of a device that the best plan leaves free.
+    decision: which plan to take under the fit's ensemble, how sure that is,
+      and what to measure (`planning.decisions`).
+    overtakings: moves of single parameters that let another plan be first,
+      the nearest first (`planning.decisions`).
+    memory_margins: for each memory, over which capacities its price holds.
     search: what was searched.
     limit: where there is no plan, which limit binds and by how much.
   """
@@ -120,6 +159,9 @@ class PlanResult:
   elasticities_checked: Mapping[str, float | None] | None = None
   shadow_prices: Mapping[str, float] | None = None
   spare_bytes: Mapping[str, float] | None = None
+  decision: Decision | None = None
+  overtakings: tuple[Overtaking, ...] = ()
+  memory_margins: tuple[MemoryMargin, ...] = ()
   search: Search | None = None
   limit: Mapping[str, Any] | None = None
 

@@ -1,49 +1,37 @@
 """From solved configurations to the plans that are reported."""
 
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffmem.planning import cutting_planes, model, rounding, sensitivity
 from diffmem.planning import space as space_lib
-from diffmem.planning.objective import cost_per_token_usd, gain_per_unit
-from diffmem.planning.result import Breakdown, Plan
+from diffmem.planning.constraints import Constraints
+from diffmem.planning.decisions import robustness
+from diffmem.planning.objective import (
+  COST,
+  METRICS,
+  TOKENS,
+  cost_per_token_usd,
+)
+from diffmem.planning.result import Breakdown, Plan, Search
+from diffmem.planning.search import Found, Solved
 from diffmem.system import System
 from diffmem.workloads import RECOMPUTE, Lowered, Training
 
-# Candidates that are rounded for each plan that is wanted.
+# Candidates that are rounded for each plan that is wanted, and at least.
 _ROUNDED_PER_PLAN = 3
+_ROUNDED = 9
 _QUANTILES = (0.05, 0.95)
-_METRICS = (
-  'step_time_s', 'tokens_per_s', 'energy_per_token_J', 'cost_per_token_usd',
-)  # fmt: skip
 
 
-class Solved(NamedTuple):
-  """A configuration with its best placement in fractions."""
+class Prices(NamedTuple):
+  """What the cost per token is made from."""
 
-  index: int
-  solution: cutting_planes.Solution
-
-
-class Found(NamedTuple):
-  """What the search found.
-
-  Attributes:
-    system: the machine, numpy float64 leaves.
-    ensemble: the same with a leading axis, or None.
-    job: what was planned.
-    space: all configurations.
-    solved: the best by their fractional optimum first.
-    top: how many plans are wanted.
-  """
-
-  system: System
-  ensemble: System | None
-  job: model.Job
-  space: space_lib.Space
-  solved: list[Solved]
-  top: int
+  chips: int
+  usd_per_chip_hour: float | None
+  usd_per_kWh: float | None
 
 
 class _Placed(NamedTuple):
@@ -65,9 +53,16 @@ class _Placed(NamedTuple):
 
 
 def request(
-  system: System, job: model.Job, phase: str, chips: int, usd: float | None
+  system: System,
+  jobs: list[model.Job],
+  phase: str,
+  chips: int,
+  usd: float | None,
+  usd_per_kWh: float | None,
+  constraints: Constraints,
 ) -> dict[str, Any]:
   """What was asked, for the record."""
+  job = jobs[0]
   return {
     'system': system.name,
     'workload': job.model.name,
@@ -76,46 +71,121 @@ def request(
     'chips': chips,
     'phase': phase,
     **job.phase._asdict(),
-    'objective': job.objective.value,
+    'objective': job.objective.name,
+    'per_s': job.objective.per_s,
+    'per_J': job.objective.per_J,
+    'engines': [j.machine.engine for j in jobs],
     'engine': job.machine.engine,
     'usable': job.machine.usable,
     'usd_per_chip_hour': usd,
+    'usd_per_kWh': usd_per_kWh,
+    'constraints': constraints.to_dict(),
   }
 
 
-def answer(
-  found: Found, chips: int, usd_per_chip_hour: float | None
-) -> dict[str, Any]:
-  """Plans, elasticities and prices; call it with x64 enabled."""
-  placed = _place_best(found, chips)
-  plans = [_plan(found, p, chips, usd_per_chip_hour) for p in placed]
-  best, machine = placed[0], found.job.machine
-  elasticities = sensitivity.elasticities(
-    found.system,
-    found.job,
-    found.space.at(np.array([best.solved.index])),
-    best.placement,
-    best.solved.solution,
-    chips,
+def searched(found: Found, began: float) -> Search:
+  """What was searched, for the record."""
+  return Search(
+    configurations=sum(len(b.space) for b in found.branches),
+    seconds=time.monotonic() - began,
+    feasible=sum(int(b.swept.fits.sum()) for b in found.branches),
+    placed=found.placed,
+    certified_gap=found.gap,
+    bound=_bound(found),
   )
-  gain = gain_per_unit(
-    found.job.objective,
-    step_time_s=plans[0].predicted['step_time_s'],
-    tokens=float(best.lowered.tokens),
-    chips=chips,
-    usd_per_chip_hour=usd_per_chip_hour,
+
+
+def _bound(found: Found) -> float:
+  """The proven bound of the objective, in its own unit."""
+  objective = found.branches[0].job.objective
+  if objective.name == TOKENS:
+    best = found.solved[0]
+    started = model.start(found.system, found.job(best), found.choices(best))
+    return float(started.lowered.tokens) / found.least
+  return objective.scale * found.least
+
+
+def interrupted_help(found: Found) -> str:
+  """What an interrupted search can say."""
+  known = sum(
+    int(np.isfinite(b.swept.overflow_B).sum()) for b in found.branches
+  )
+  return (
+    f'Interrupted after {known} of {sum(len(b.space) for b in found.branches)} '
+    'configurations: these are the best of them, and no configuration is '
+    f'better than the first by more than {100 * found.gap:.2g} %. Run it again '
+    'for the whole space.'
+  )
+
+
+def answer(
+  found: Found,
+  ensemble: System | None,
+  prices: Prices,
+  *,
+  details: bool,
+  verify: bool,
+) -> dict[str, Any]:
+  """Plans, elasticities and prices; call it with x64 enabled.
+
+  Args:
+    found: what the search found.
+    ensemble: the machine with a leading axis of draws, or None.
+    prices: chips and what they cost.
+    details: whether elasticities, margins and the decision are wanted.
+    verify: whether elasticities are checked by solving again.
+  """
+  placed = _place_best(found, prices.chips)
+  draws = _draws(found, ensemble, placed, prices)
+  plans = [
+    _plan(found, p, d, prices) for p, d in zip(placed, draws, strict=True)
+  ]
+  best = placed[0]
+  job, memories = (
+    found.job(best.solved),
+    found.job(best.solved).machine.memories,
+  )
+  gain = job.objective.gain(
+    float(best.lowered.tokens), plans[0].predicted['step_time_s']
   )
   used_B = plans[0].predicted['memory_bytes']
-  prices = gain * best.solved.solution.prices
-  return {
+  shadow = gain * best.solved.solution.prices
+  told = {
     'plans': tuple(plans),
+    'shadow_prices': dict(zip(memories, shadow.tolist(), strict=True)),
+    'spare_bytes': {
+      m: job.machine.usable * float(found.system.tier(m).capacity_B) - used_B[m]
+      for m in memories
+    },
+  }
+  return {**told, **(_details(found, ensemble, placed, draws, used_B, verify)
+                     if details else {})}  # fmt: skip
+
+
+def _details(found, ensemble, placed, draws, used_B, verify) -> dict[str, Any]:
+  """What moves the answer, and how sure it is."""
+  system, best = found.system, placed[0].solved
+  elasticities = sensitivity.elasticities(
+    system, found.job(best), found.choices(best), verify=verify
+  )
+  compared = [
+    robustness.Compared(
+      found.job(p.solved), found.choices(p.solved), p.lowered, p.placement,
+      float(p.figures.value[0]), None if d is None else d.value,
+    )
+    for p, d in zip(placed, draws, strict=True)
+  ]  # fmt: skip
+  slopes = robustness.slopes_of(system, compared)
+  return {
     'elasticities': elasticities.gradient,
     'elasticities_checked': elasticities.checked,
-    'shadow_prices': dict(zip(machine.memories, prices.tolist(), strict=True)),
-    'spare_bytes': {
-      m: machine.usable * float(found.system.tier(m).capacity_B) - used_B[m]
-      for m in machine.memories
-    },
+    'decision': robustness.decision_of(system, ensemble, compared, slopes),
+    'overtakings': robustness.overtakings_of(
+      system, ensemble, compared, slopes
+    ),
+    'memory_margins': robustness.memory_margins_of(
+      system, compared[0], best.solution.prices, np.array(list(used_B.values()))
+    ),
   }
 
 
@@ -125,7 +195,7 @@ def _place_best(found: Found, chips: int) -> list[_Placed]:
   Rounding can change the order, but brings nothing below its bound.
   """
   placed = []
-  for solved in found.solved[: _ROUNDED_PER_PLAN * found.top]:
+  for solved in found.solved[: max(_ROUNDED, _ROUNDED_PER_PLAN * found.top)]:
     values = [float(p.figures.value[0]) for p in placed]
     if len(values) == found.top and solved.solution.bound >= values[-1]:
       continue
@@ -137,10 +207,11 @@ def _place_best(found: Found, chips: int) -> list[_Placed]:
 
 def _place(found: Found, solved: Solved, chips: int) -> _Placed:
   """Rounds a plan to whole layers, or keeps its fractions."""
-  system, job = found.system, found.job
-  choices = found.space.at(np.array([solved.index]))
-  started = model.start(system, job, choices)
-  limits = cutting_planes.limits_of(started.lowered, started.room_B)
+  system, job = found.system, found.job(solved)
+  started = model.start(system, job, found.choices(solved))
+  limits = cutting_planes.limits_of(
+    started.lowered, started.room_B, job.allowed(started.lowered.groups)
+  )
   placement, loss = solved.solution.placement, None
   rounded = rounding.round_placement(
     system, started.lowered, limits, solved.solution, job.objective
@@ -154,49 +225,65 @@ def _place(found: Found, solved: Solved, chips: int) -> _Placed:
   return _Placed(solved, started.lowered, placement, loss, figures)
 
 
-def _plan(found: Found, placed: _Placed, chips: int, usd) -> Plan:
-  index, solution = placed.solved
-  chosen = {k: v[index] for k, v in found.space.choices.items()}
-  is_training = isinstance(found.job.phase, Training)
-  memories = found.job.machine.memories
+def _draws(found, ensemble, placed: list[_Placed], prices: Prices):
+  """Figures of every plan under every draw of the fit; None without one."""
+  if ensemble is None:
+    return [None] * len(placed)
+  return [
+    model.figures(
+      ensemble, p.lowered, p.placement[None], found.job(p.solved).objective,
+      prices.chips,
+    )
+    for p in placed
+  ]  # fmt: skip
+
+
+def _plan(found: Found, placed: _Placed, draws, prices: Prices) -> Plan:
+  job, solved = found.job(placed.solved), placed.solved
+  space = found.branches[solved.branch].space
+  chosen = {k: v[solved.index] for k, v in space.choices.items()}
+  is_training = isinstance(job.phase, Training)
+  memories = job.machine.memories
   return Plan(
     mesh=space_lib.describe(chosen),
     micro_batch=int(chosen['micro_batch']),
     recompute=RECOMPUTE[int(chosen['recompute'])] if is_training else None,
+    sharding=space_lib.describe_sharding(chosen),
+    number_format=job.machine.engine.split(':')[1],
     placement={
       group: dict(zip(memories, row.tolist(), strict=True))
       for group, row in zip(
         placed.lowered.groups, placed.placement, strict=True
       )
     },
-    predicted=_predicted(found, placed, chips, usd),
-    interval90=_interval(found, placed, chips, usd),
-    certified_gap=solution.gap,
+    predicted=_predicted(found, placed, prices),
+    interval90=_interval(draws, prices),
+    certified_gap=solved.solution.gap,
     rounding_loss=placed.rounding_loss,
     breakdown=_breakdown(found.system, placed),
   )
 
 
-def _predicted(found: Found, placed: _Placed, chips: int, usd) -> dict:
+def _predicted(found: Found, placed: _Placed, prices: Prices) -> dict:
   outcome = {
     k: float(v[0]) for k, v in placed.figures.outcome._asdict().items()
   }
-  lowered = placed.lowered
-  by_group = _group_memory(placed, found.job.machine.memories)
-  rate_FLOPps = float(lowered.model_flops) / outcome['step_time_s'] / chips
-  engine = found.system.engine(found.job.machine.engine)
+  lowered, machine = placed.lowered, found.job(placed.solved).machine
+  by_group = _group_memory(placed, machine.memories)
+  per_chip_FLOPps = (
+    float(lowered.model_flops) / outcome['step_time_s'] / prices.chips
+  )
+  engine = found.system.engine(machine.engine)
   return {
     'step_time_s': outcome['step_time_s'],
     'tokens_per_s': outcome['tokens_per_s'],
     'energy_per_token_J': outcome['energy_per_token_J'],
-    'cost_per_token_usd': cost_per_token_usd(
-      outcome['tokens_per_s'], chips, usd
-    ),
+    'cost_per_token_usd': cost_per_token_usd(outcome, *prices),
     'memory_bytes': {m: sum(by_group[m].values()) for m in by_group},
     'group_memory_bytes': by_group,
     'device_power_W': outcome['device_power_W'],
-    'model_FLOPps_per_chip': rate_FLOPps,
-    'engine_use': rate_FLOPps / float(engine.rate_FLOPps),
+    'model_FLOPps_per_chip': per_chip_FLOPps,
+    'engine_use': per_chip_FLOPps / float(engine.rate_FLOPps),
   }
 
 
@@ -236,19 +323,15 @@ def _breakdown(system: System, placed: _Placed) -> Breakdown:
   )
 
 
-def _interval(found: Found, placed: _Placed, chips: int, usd) -> dict | None:
+def _interval(draws, prices: Prices) -> dict | None:
   """5 % and 95 % quantiles over the ensemble; None without one."""
-  if found.ensemble is None:
+  if draws is None:
     return None
-  draws = model.figures(
-    found.ensemble, placed.lowered, placed.placement[None],
-    found.job.objective, chips,
-  ).outcome._asdict()  # fmt: skip
-  draws['cost_per_token_usd'] = cost_per_token_usd(
-    draws['tokens_per_s'], chips, usd
-  )
-  interval = dict.fromkeys(_METRICS)
-  for metric in _METRICS:
-    if draws[metric] is not None:
-      interval[metric] = tuple(np.quantile(draws[metric], _QUANTILES).tolist())
-  return interval
+  table = draws.outcome._asdict()
+  table[COST] = cost_per_token_usd(table, *prices)
+  return {
+    metric: None
+    if table[metric] is None
+    else tuple(np.quantile(table[metric], _QUANTILES).tolist())
+    for metric in METRICS
+  }

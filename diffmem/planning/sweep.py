@@ -6,23 +6,26 @@ valued again under the greedy placement, in the order of their bounds, until
 the bounds exceed the best ones found. What is left out is therefore no better.
 """
 
-import concurrent.futures
-import os
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from diffmem.planning import model
+from diffmem.planning import model, programs, spread
 from diffmem.planning.space import Space
+from diffmem.planning.unrolled import sweep as unrolled_sweep
 from diffmem.system import System
 
-_BATCH = 2048
-# A batch keeps one core busy.
-_THREADS = os.cpu_count() or 1
-# Below this many configurations the program is compiled without optimisation.
-_SMALL = 300_000
+# Above this many configurations an optimised program pays for its compilation,
+# and larger batches for their memory.
+_LARGE = 400_000
+# What a large space is worth: further passes take longer and bring nothing.
+_SOME = {'xla_backend_optimization_level': 1}
+_BATCHES = {False: 2048, True: 16384}
+# Batches of the second pass after which it looks whether it is done.
+_BLOCK = 4
 
 Progress = Callable[[int, int], None]
 
@@ -34,12 +37,23 @@ class Swept(NamedTuple):
     bound: with everything near: below every placement.
     value: under the greedy placement; infinite where it was not needed (see
       above) or where the plan does not fit.
-    overflow_B: bytes of a device for which there is no room anywhere.
+    overflow_B: bytes of a device for which there is no room anywhere;
+      infinite where an interrupt came first.
   """
 
   bound: np.ndarray
   value: np.ndarray
   overflow_B: np.ndarray
+
+  @property
+  def is_whole(self) -> bool:
+    """Whether every configuration was valued."""
+    return bool(np.isfinite(self.overflow_B).all())
+
+  @property
+  def fits(self) -> np.ndarray:
+    """Configurations for which there is room."""
+    return self.overflow_B <= 0
 
 
 def sweep(
@@ -51,6 +65,8 @@ def sweep(
 ) -> Swept:
   """Values every configuration, in float32.
 
+  An interrupt (Ctrl-C) ends it with what is known by then.
+
   Args:
     system: the machine.
     job: what is planned.
@@ -58,45 +74,78 @@ def sweep(
     keep: how many of the best must be exact under the greedy placement.
     on_progress: called with configurations done and in all.
   """
-  run = model.sweep_small if len(space) < _SMALL else model.sweep_large
+  size = len(space)
+  swept = Swept(np.zeros(size), np.full(size, np.inf), np.full(size, np.inf))
+  spilled = np.zeros(size, bool)
+  is_large = size >= _LARGE
+  near, greedy = _programs(system, job, is_large)
+  batch = _BATCHES[is_large]
+  with contextlib.suppress(KeyboardInterrupt):
+    _fill_near(swept, spilled, near, space, batch, on_progress)
+  with contextlib.suppress(KeyboardInterrupt):
+    _fill_greedy(swept, spilled, greedy, space, batch, min(keep, size))
+  return swept
 
-  def value_all(indices, spill, report=None):
-    """All batches; the first one compiles, the rest share the cores."""
-    batches = _batches(indices, _BATCH)
-    found = [_one(run, system, job, space, batches[0], spill)]
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-      rest = pool.map(
-        lambda b: _one(run, system, job, space, b, spill), batches[1:]
-      )
-      for i in range(len(batches)):
-        if i:
-          found.append(next(rest))
-        if report:
-          report(min((i + 1) * _BATCH, len(indices)), len(indices))
-    return [np.concatenate(column) for column in zip(*found, strict=True)]
 
-  everything = np.arange(len(space))
-  bound, spilled_B, overflow_B = value_all(everything, 0.0, on_progress)
-  value = np.where((spilled_B <= 0) & (overflow_B <= 0), bound, np.inf)
-  spilled = np.flatnonzero((spilled_B > 0) & (overflow_B <= 0))
-  spilled = spilled[np.argsort(bound[spilled], kind='stable')]
-  keep = min(keep, len(space)) - 1
-  for block in _batches(spilled, _THREADS * _BATCH):
-    if bound[block[0]] >= np.partition(value, keep)[keep]:
+def _fill_near(swept, spilled, near, space, batch, on_progress) -> None:
+  """Writes bounds, and values of what fits near, as batches come in."""
+  done, everything = 0, np.arange(len(space))
+  for index, found in spread.map_batches(near, space, everything, batch):
+    swept.bound[index], spilled_B, swept.overflow_B[index] = found
+    fits_near = (spilled_B <= 0) & swept.fits[index]
+    swept.value[index] = np.where(fits_near, found[0], np.inf)
+    spilled[index] = (spilled_B > 0) & swept.fits[index]
+    done += len(index)
+    if on_progress:
+      on_progress(done, len(space))
+
+
+def _fill_greedy(swept, spilled, greedy, space, batch, keep) -> None:
+  """Writes values of the others, until no bound is below the best ones."""
+  spilled = np.flatnonzero(spilled)
+  spilled = spilled[np.argsort(swept.bound[spilled], kind='stable')]
+  for first in range(0, len(spilled), _BLOCK * batch):
+    some = spilled[first : first + _BLOCK * batch]
+    if swept.bound[some[0]] >= np.partition(swept.value, keep - 1)[keep - 1]:
       break
-    value[block] = value_all(block, 1.0)[0]
-  return Swept(bound, value, overflow_B)
+    for index, found in spread.map_batches(greedy, space, some, batch):
+      swept.value[index] = found[0]
 
 
-def _batches(indices: np.ndarray, size: int) -> list[np.ndarray]:
-  return [indices[i : i + size] for i in range(0, len(indices), size)]
+def _programs(system: System, job: model.Job, is_large: bool):
+  """Everything near, and the greedy placement, for a batch of choices."""
+  weights = jax.tree.map(np.float32, job.objective.weights)
+  small = jax.tree.map(np.float32, system)
+
+  def run(program, spill):
+    def call(choices):
+      with jax.enable_x64(False):
+        found = program(small, job.shape, weights, choices, *spill)
+        return jax.device_get(found)
+
+    return call
+
+  if job.homes or any(t.contended for t in system.tiers):
+    size = _BATCHES[is_large]
+    return [
+      run(model.sweep, [np.full(size, spill, np.float32)])
+      for spill in (0.0, 1.0)
+    ]
+  return [run(program, []) for program in _UNROLLED[is_large]]
 
 
-def _one(run, system, job, space, batch, spill: float) -> tuple:
-  """One batch, padded to the compiled shape with its last plan."""
-  padded = np.concatenate([batch, np.repeat(batch[-1:], _BATCH - len(batch))])
-  choices = jax.tree.map(np.float32, space.at(padded))
-  with jax.enable_x64(False):
-    found = run(system, job, choices, np.full(_BATCH, spill, np.float32))
-    found = jax.device_get(found)
-  return tuple(np.asarray(x, np.float64)[: len(batch)] for x in found)
+def _near(system, job, weights, choices):
+  lowered = model.lower(job, choices)
+  return unrolled_sweep.swept(system, lowered, weights, None)
+
+
+def _greedy(system, job, weights, choices):
+  lowered = model.lower(job, choices)
+  spill = np.ones(1, np.float32)
+  return unrolled_sweep.swept(system, lowered, weights, spill)
+
+
+_UNROLLED = {
+  is_large: [programs.Program(fn, (1,), options) for fn in (_near, _greedy)]
+  for is_large, options in ((False, model.QUICK), (True, _SOME))
+}

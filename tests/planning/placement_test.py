@@ -11,7 +11,7 @@ from diffmem.planning import cutting_planes, model, rounding
 from diffmem.planning import greedy as greedy_lib
 from diffmem.planning.objective import Objective
 
-TIME = Objective.STEP_TIME
+TIME = Objective()
 SEEDS = range(6)
 
 _place = jax.jit(greedy_lib.place)

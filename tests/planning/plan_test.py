@@ -14,6 +14,7 @@ from diffmem.planning.objective import Objective
 from diffmem.system import FittedSystem
 from diffmem.workloads import (
   RECOMPUTE,
+  SHARDING,
   Choices,
   Training,
   load_workload,
@@ -22,6 +23,12 @@ from diffmem.workloads import (
 )
 
 ASKED = {'chips': 8, 'global_batch_tokens': 2**18, 'seq_len': 4096, 'top': 3}
+
+
+@pytest.fixture(scope='module')
+def system(make_system):
+  """A machine whose near memory is too small for the model."""
+  return make_system(**{'HBM.capacity_B': 5e9})
 
 
 @pytest.fixture(scope='module')
@@ -38,10 +45,11 @@ def fitted(system):
 def result(fitted, moe):
   seen = []
   found = make_plan(
-    fitted, moe, **ASKED, usd_per_chip_hour=2.0,
+    fitted, moe, **ASKED, usd_per_chip_hour=2.0, verify=True,
     on_progress=lambda *at: seen.append(at),
   )  # fmt: skip
-  assert seen[-1] == (found.search.configurations, found.search.configurations)
+  whole = found.search.configurations
+  assert ('configurations', whole, whole) in seen
   return found
 
 
@@ -100,11 +108,15 @@ def test_memory_adds_up(result, system, moe):
     for memory, groups in told['group_memory_bytes'].items():
       assert told['memory_bytes'][memory] == pytest.approx(sum(groups.values()))
     # Group by group as the workload lowers, whatever the memory.
-    mesh = {k: np.array([float(v)]) for k, v in plan.mesh.items()}
-    choices = Choices(
-      **mesh,
+    sharding = {
+      f'{kind}_by': float(SHARDING[f'{kind}_by'].index(name))
+      for kind, name in plan.sharding.items()
+    }
+    choices = Choices.of(
+      **plan.mesh,
+      **sharding,
       micro_batch=np.array([float(plan.micro_batch)]),
-      recompute=np.array([float(RECOMPUTE.index(plan.recompute))]),
+      recompute=float(RECOMPUTE.index(plan.recompute)),
     )
     lowered = lower_train(
       moe, Training(4096, 64), choices, machine_of(system, 8)
@@ -133,7 +145,7 @@ def test_elasticities_agree_with_reevaluation(result):
   gradient, checked = result.elasticities, result.elasticities_checked
   assert gradient.keys() == checked.keys()
   for name, value in gradient.items():
-    assert value == pytest.approx(checked[name], rel=0.05, abs=2e-3), name
+    assert value == pytest.approx(checked[name], rel=0.01, abs=1e-3), name
   assert gradient['matrix:bfloat16.rate_FLOPps'] < -0.02
   assert gradient['HBM.capacity_B'] < 0.0
   assert result.shadow_prices['HBM'] > 0.0
@@ -155,10 +167,9 @@ def test_the_space_bound_holds(result, system, moe):
 
 
 def test_the_sweep_leaves_out_only_what_is_no_better(monkeypatch, system, moe):
-  monkeypatch.setattr(sweep, '_BATCH', 16)
-  monkeypatch.setattr(sweep, '_THREADS', 2)
+  monkeypatch.setattr(sweep, '_BATCHES', {False: 16, True: 16})
   machine = machine_of(system, 8)
-  job = model.Job(moe, Training(4096, 64), machine, Objective.STEP_TIME)
+  job = model.Job(moe, Training(4096, 64), machine, Objective())
   space = space_lib.space_of(moe, job.phase, 8, machine)
   few, all_ = (
     sweep.sweep(system, job, space, keep) for keep in (4, len(space))
@@ -181,7 +192,7 @@ def test_decode_for_energy(system, moe):
   assert energies == sorted(energies)
   assert found.plans[0].recompute is None
   assert found.plans[0].placement['kv_cache']
-  assert found.elasticities['HBM.capacity_B'] is None
+  assert found.elasticities['HBM.capacity_B'] <= 0
   assert found.elasticities['HBM.read_Bps'] < 0
 
 
@@ -257,4 +268,7 @@ def test_presets_lower_on_every_shape_of_machine(system):
       for t in big.tiers
     )
     machine = machine_of(dataclasses.replace(big, tiers=tiers), 4096)
-    assert len(space_lib.training_space(preset, 2048, 4096, machine)) > 1000
+    assert (
+      len(space_lib.training_space(preset, Training(8192, 2048), 4096, machine))
+      > 1000
+    )

@@ -1,0 +1,1 @@
+"""How sure an answer is, what would change it, and what to measure."""

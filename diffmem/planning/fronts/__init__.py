@@ -1,0 +1,1 @@
+"""Fronts of two metrics, and of a value against the supply of memory."""
