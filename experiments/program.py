@@ -41,9 +41,9 @@ def _parse(argv: list[str]) -> list[str]:
   try:
     left = flags.FLAGS(argv)
   except flags.Error as error:
-    _refuse(f'{error}. See: python -m {_module()} --help')
+    refuse(f'{error}. See: python -m {_module()} --help')
   if len(left) > 1:
-    _refuse(f'unexpected argument {left[1]!r}; every value has a --flag')
+    refuse(f'unexpected argument {left[1]!r}; every value has a --flag')
   return left
 
 
@@ -62,7 +62,7 @@ def _guarded(main: Callable[[], None]) -> None:
   try:
     main()
   except errors.DiffmemError as error:
-    _refuse(str(error))
+    refuse(str(error))
   except KeyboardInterrupt:
     print('\ninterrupted', file=sys.stderr)
     sys.exit(130)
@@ -71,7 +71,8 @@ def _guarded(main: Callable[[], None]) -> None:
     sys.exit(141)
 
 
-def _refuse(message: str) -> None:
+def refuse(message: str) -> None:
+  """Says what is wrong with the input, and ends with exit code 2."""
   print(f'error: {message}', file=sys.stderr)
   sys.exit(2)
 
@@ -326,51 +327,6 @@ def print_estimate(title: str, found) -> None:
     print(found.help)
 
 
-def print_plans(result) -> None:
-  """Prints the plans of a `PlanResult`, best first, or why there are none."""
-  from diffmem import units
-
-  if not result.plans:
-    print(result.help)
-    return
-  rows = []
-  for plan in result.plans:
-    said = plan.predicted
-    axes = {k: v for k, v in plan.mesh.items() if v != 1}
-    memory = said['memory_bytes'].items()
-    rows.append(
-      [
-        ' '.join(f'{k}={v}' for k, v in axes.items()),
-        f'{plan.micro_batch}',
-        plan.recompute or '-',
-        units.format_si(said['step_time_s'], 's'),
-        f'{said["tokens_per_s"]:,.0f}',
-        f'{said["energy_per_token_J"]:.3g}',
-        ', '.join(f'{k} {units.format_si(v, "B", 3)}' for k, v in memory if v),
-        f'{100 * plan.certified_gap:.2g} %',
-      ]
-    )
-  table(
-    'Plans',
-    ['mesh', 'micro', 'recompute', 'step', 'tokens/s', 'J/token',
-     'memory of a device', 'gap'],
-    rows,
-  )  # fmt: skip
-  strongest = sorted(
-    ((k, v) for k, v in (result.elasticities or {}).items() if v),
-    key=lambda pair: -abs(pair[1]),
-  )
-  table(
-    'What the step time of the first depends on: percent per percent',
-    ['parameter', 'elasticity'],
-    [[name, f'{value:+.3f}'] for name, value in strongest[:8]],
-  )
-  print(
-    f'searched {result.search.configurations:,} configurations in '
-    f'{result.search.seconds:.1f} s; {result.help}'.rstrip('; ')
-  )
-
-
 def headline(text: str) -> None:
   """Announces a part of a long program."""
   print(f'\n== {text}', flush=True)
@@ -379,6 +335,26 @@ def headline(text: str) -> None:
 def command_line() -> str:
   """The command as a user would type it again."""
   return ' '.join(['python -m', _module(), *sys.argv[1:]])
+
+
+def whole_numbers(flag: str, texts: Sequence[str]) -> list[int]:
+  """A list flag of whole numbers of at least 1."""
+  for text in texts:
+    if not text.strip().isdigit() or not int(text):
+      refuse(f'--{flag}={text}: expected a whole number of at least 1')
+  return [int(text) for text in texts]
+
+
+def weights(flag: str, texts: Sequence[str]) -> dict[str, float]:
+  """A list flag of 'name=weight'."""
+  found = {}
+  for text in texts:
+    name, _, value = text.partition('=')
+    try:
+      found[name.strip()] = float(value)
+    except ValueError:
+      refuse(f'--{flag}={text}: expected name=weight')
+  return found
 
 
 def write_json(path: str | None, document: dict) -> None:

@@ -9,7 +9,7 @@ OUT/plan.json and OUT/report.html.
 
 from absl import flags
 
-from experiments import program
+from experiments import planned, program
 
 _OUT = flags.DEFINE_string('out', 'runs/quickstart', 'Folder to write.')
 _QUICK = flags.DEFINE_bool('quick', False, 'Measure less, in about 15 s.')
@@ -90,9 +90,9 @@ def main() -> None:
       chips=_CHIPS.value,
       phase='decode',
       dtype='float32',
-      on_progress=lambda done, total: progress('configurations', done, total),
+      on_progress=progress,
     )
-  program.print_plans(result)
+  planned.print_plans(result)
   program.write_json(str(out / 'plan.json'), result.to_dict())
 
   program.headline('5 of 5: report')

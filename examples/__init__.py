@@ -1,0 +1,1 @@
+"""Programs that apply a plan as it is."""
