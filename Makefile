@@ -23,7 +23,7 @@ quickstart: env
 	$(BIN)/python -m experiments.quickstart --out=runs/quickstart
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 bench: env
 	$(BIN)/python -m pytest benchmarks/*_benchmark.py -o addopts= --benchmark-only
