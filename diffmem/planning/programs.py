@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import serialize_executable
 
+_log = logging.getLogger(__name__)
 _PACKAGE = pathlib.Path(__file__).parent.parent
 
 
@@ -79,7 +80,20 @@ class Program:
       kept = compiled, _skeleton(result)
       _write(path, (serialize_executable.serialize(compiled), kept[1]))
     compiled, skeleton = kept
-    return lambda leaves: _whole(compiled(*leaves), skeleton)
+
+    def call(leaves):
+      try:
+        return _whole(compiled(*leaves), skeleton)
+      except jax.errors.JaxRuntimeError as error:
+        # jax 0.10 has been seen to hand an executable a float32 for a float64
+        # where several processes share the folder; the function itself works.
+        _log.warning('%s is compiled again: %s', self.fn.__name__, error)
+        self._calls[key] = lambda leaves: _whole(
+          jitted(*leaves), _skeleton(result)
+        )
+        return self._calls[key](leaves)
+
+    return call
 
   def _flat(self, args, structure, name: str) -> tuple[Callable, list]:
     """From leaves to leaves; the result's structure, once it was traced."""
@@ -122,7 +136,7 @@ def _read(path: pathlib.Path) -> tuple[Callable, Any] | None:
   except FileNotFoundError:
     return None
   except Exception as error:  # a file cut short, or of another version
-    logging.getLogger(__name__).warning('%s is left out: %s', path, error)
+    _log.warning('%s is left out: %s', path, error)
     return None
 
 
@@ -134,7 +148,7 @@ def _write(path: pathlib.Path, kept: tuple[tuple, Any]) -> None:
     aside.write_bytes(pickle.dumps(kept))
     aside.replace(path)
   except OSError as error:
-    logging.getLogger(__name__).warning('%s is not kept: %s', path, error)
+    _log.warning('%s is not kept: %s', path, error)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from .running import ROOT, assert_refused, run
 PROGRAMS = sorted(
   p.stem
   for p in (ROOT / 'experiments').glob('*.py')
-  if p.stem not in ('__init__', 'program')
+  if p.stem not in ('__init__', 'planned', 'program')
 )
 GROUP_KEYS = {
   'system', 'op', 'tier', 'observable', 'n', 'mape', 'median_ape', 'p90_ape',
