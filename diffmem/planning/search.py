@@ -133,9 +133,11 @@ def search(
     branches.append(Branch(job, space, swept))
     if not swept.is_whole:
       break
+  is_swept = len(branches) == len(jobs) and branches[-1].swept.is_whole
+  unknown = sweep_lib.nothing(len(space))
+  branches += [Branch(job, space, unknown) for job in jobs[len(branches) :]]
   bounds = [_first_bounds(system, b, chips) for b in branches]
   found = Found(system, branches, [], bounds, 0, False, top)
-  is_swept = len(branches) == len(jobs) and branches[-1].swept.is_whole
   if not any(np.isfinite(b.swept.value).any() for b in branches):
     return found._replace(is_whole=is_swept)
   with jax.enable_x64(True):

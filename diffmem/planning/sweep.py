@@ -75,7 +75,7 @@ def sweep(
     on_progress: called with configurations done and in all.
   """
   size = len(space)
-  swept = Swept(np.zeros(size), np.full(size, np.inf), np.full(size, np.inf))
+  swept = nothing(size)
   spilled = np.zeros(size, bool)
   is_large = size >= _LARGE
   near, greedy = _programs(system, job, is_large)
@@ -85,6 +85,11 @@ def sweep(
   with contextlib.suppress(KeyboardInterrupt):
     _fill_greedy(swept, spilled, greedy, space, batch, min(keep, size))
   return swept
+
+
+def nothing(size: int) -> Swept:
+  """Of a space of which nothing is known yet."""
+  return Swept(np.zeros(size), np.full(size, np.inf), np.full(size, np.inf))
 
 
 def _fill_near(swept, spilled, near, space, batch, on_progress) -> None:
