@@ -80,20 +80,7 @@ class Program:
       kept = compiled, _skeleton(result)
       _write(path, (serialize_executable.serialize(compiled), kept[1]))
     compiled, skeleton = kept
-
-    def call(leaves):
-      try:
-        return _whole(compiled(*leaves), skeleton)
-      except jax.errors.JaxRuntimeError as error:
-        # jax 0.10 has been seen to hand an executable a float32 for a float64
-        # where several processes share the folder; the function itself works.
-        _log.warning('%s is compiled again: %s', self.fn.__name__, error)
-        self._calls[key] = lambda leaves: _whole(
-          jitted(*leaves), _skeleton(result)
-        )
-        return self._calls[key](leaves)
-
-    return call
+    return lambda leaves: _whole(compiled(*leaves), skeleton)
 
   def _flat(self, args, structure, name: str) -> tuple[Callable, list]:
     """From leaves to leaves; the result's structure, once it was traced."""
