@@ -180,8 +180,12 @@ def rename(system: System, name: str) -> System:
 
 
 def to_numpy(system: System) -> System:
-  """Leaves as numpy float64 arrays."""
-  return jax.tree.map(lambda x: np.asarray(x, np.float64), system)
+  """Leaves as numpy float64 arrays, all of them new.
+
+  jax may remember an array that it has met as float32
+  (`diffmem.planning.programs`); it has met none of these.
+  """
+  return jax.tree.map(lambda x: np.array(x, np.float64), system)
 
 
 def _check_structure(name, tiers, engines) -> None:
