@@ -6,6 +6,9 @@ traceback (`experiments.program.run`). A numerical outcome that is not a bug
 a result object instead.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class DiffmemError(Exception):
   """The base: something the user gave, or the machine, does not fit."""
@@ -71,3 +74,24 @@ class TraceError(DiffmemError):
       where.append(f'column {column!r}')
     shown = '' if value is None else f' found {value!r};'
     super().__init__(f'{", ".join(where)}:{shown} expected {expected}')
+
+
+def check_name(what: str, name: object, names: Iterable[str]) -> None:
+  """Refuses a name that a plan's request should choose among others.
+
+  Args:
+    what: what it names, such as 'objective'.
+    name: what was given.
+    names: the legal ones.
+
+  Raises:
+    PlanError: it is none of them, with the nearest.
+  """
+  names = list(names)
+  if name in names:
+    return
+  near = difflib.get_close_matches(str(name), names, 1, 0.4)
+  hint = f'; did you mean {near[0]!r}?' if near else ''
+  raise PlanError(
+    f'no {what} {name!r}{hint} (expected one of {", ".join(names)})'
+  )

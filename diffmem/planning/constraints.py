@@ -7,7 +7,6 @@ homes say where a tensor group may live.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -117,7 +116,7 @@ class Constraints:
       most_B[memory] = min(share_B, most_B.get(memory, share_B))
     held = [t.name for t in system.tiers if not (t.is_cache or t.link)]
     for memory, limit_B in most_B.items():
-      _check_name('memory', memory, held)
+      errors.check_name('memory', memory, held)
       has_B = float(system.tier(memory).capacity_B)
       changed[f'{memory}.capacity_B'] = min(limit_B, has_B)
     if self.power_W is not None:
@@ -142,9 +141,9 @@ class Constraints:
     """
     groups = tuple(groups)
     for group, memories in self.homes.items():
-      _check_name('tensor group', group, groups)
+      errors.check_name('tensor group', group, groups)
       for memory in memories:
-        _check_name('memory', memory, machine.memories)
+        errors.check_name('memory', memory, machine.memories)
       if not memories:
         raise errors.PlanError(f'{group} may live nowhere')
     return tuple((g, tuple(m)) for g, m in sorted(self.homes.items()))
@@ -223,24 +222,13 @@ def _number(choice: str, value: Any) -> float:
 
 
 def _check_choice(choice: str, values: tuple) -> None:
-  _check_name('choice', choice, (*_NUMBERS, *_NAMED))
+  errors.check_name('choice', choice, (*_NUMBERS, *_NAMED))
   if not values:
     raise errors.PlanError(f'{choice}: no value is named')
   for value in values:
     if choice in _NAMED:
-      _check_name(choice, value, _NAMED[choice])
+      errors.check_name(choice, value, _NAMED[choice])
     elif isinstance(value, bool) or value != int(value) or value < 1:
       raise errors.PlanError(
         f'{choice} = {value!r}: expected a whole number of at least 1'
       )
-
-
-def _check_name(what: str, name: str, names: Iterable[str]) -> None:
-  names = list(names)
-  if name in names:
-    return
-  near = difflib.get_close_matches(str(name), names, 1, 0.4)
-  hint = f'; did you mean {near[0]!r}?' if near else ''
-  raise errors.PlanError(
-    f'no {what} {name!r}{hint} (expected one of {", ".join(names)})'
-  )

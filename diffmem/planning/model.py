@@ -18,8 +18,10 @@ from diffmem.planning import greedy as greedy_lib
 from diffmem.planning import minorant, programs
 from diffmem.planning import objective as objective_lib
 from diffmem.planning.objective import Objective, Weights
+from diffmem.planning.unrolled.sweep import Swept
 from diffmem.system import System
 from diffmem.workloads import (
+  AnyBatchDecoding,
   Choices,
   Decoding,
   Lowered,
@@ -28,6 +30,7 @@ from diffmem.workloads import (
   Training,
   Transformer,
   demand,
+  lower_any_batch,
   lower_decode,
   lower_prefill,
   lower_train,
@@ -43,6 +46,7 @@ QUICK = {
 TRIES = 64
 _LOWER = {
   Training: lower_train, Decoding: lower_decode, Prefilling: lower_prefill,
+  AnyBatchDecoding: lower_any_batch,
 }  # fmt: skip
 
 
@@ -59,7 +63,7 @@ class Job(NamedTuple):
   """
 
   model: Transformer
-  phase: Training | Decoding | Prefilling
+  phase: Training | Decoding | AnyBatchDecoding | Prefilling
   machine: Machine
   objective: Objective
   homes: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -74,20 +78,6 @@ class Job(NamedTuple):
     homes, memories = dict(self.homes), self.machine.memories
     rows = [[m in homes.get(g, memories) for m in memories] for g in groups]
     return np.array(rows)
-
-
-class Swept(NamedTuple):
-  """What the sweep finds of each plan.
-
-  Attributes:
-    value: minimised sum, everything near or under the greedy placement.
-    spilled_B: bytes of a device that the greedy placement holds elsewhere.
-    overflow_B: bytes of a device for which it finds no room.
-  """
-
-  value: Float[Array, ' plan']
-  spilled_B: Float[Array, ' plan']
-  overflow_B: Float[Array, ' plan']
 
 
 def lower(job: Job, choices: Choices) -> Lowered:

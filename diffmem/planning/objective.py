@@ -13,7 +13,6 @@ What is saved is not convex: the minimised sum counts energy at full voltage,
 and only the reported figures (`outcome_of`) take it off.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -121,7 +120,7 @@ def objective_of(
   power_usd = (usd_per_kWh or 0.0) / _J_PER_KWH
   weights = {asked: 1.0} if isinstance(asked, str) else dict(asked)
   for name in weights:
-    _check_name(name)
+    errors.check_name('objective', name, METRICS)
   if COST in weights and usd_per_chip_hour is None:
     raise errors.PlanError(f'objective {COST} needs usd_per_chip_hour')
   per_token = chips / tokens
@@ -138,16 +137,6 @@ def objective_of(
     WEIGHTED,
     per_s=time + cost * per_token * rent_usd,
     per_J=per_token * (energy + cost * power_usd),
-  )
-
-
-def _check_name(name: str) -> None:
-  if name in METRICS:
-    return
-  near = difflib.get_close_matches(str(name), METRICS, 1, 0.4)
-  hint = f'; did you mean {near[0]!r}?' if near else ''
-  raise errors.PlanError(
-    f'no objective {name!r}{hint} (expected one of {", ".join(METRICS)})'
   )
 
 

@@ -8,7 +8,6 @@ own. `prefill_factor` and `decode_factor` take measured over predicted times,
 such as `diffmem.runs` gives.
 """
 
-import difflib
 import math
 import time
 
@@ -116,12 +115,12 @@ def plan_serving(
   _check_share('percentile', percentile, *_PERCENTILES)
   _check_share('prefix_hit', prefix_hit, 0.0, 1.0 - 1.0 / input_len)
   _check_share('length_cv', length_cv, 0.0, 10.0)
-  objective = _one_of('objective', objective, OBJECTIVES)
+  errors.check_name('objective', objective, OBJECTIVES)
   if objective == 'cost_per_token_usd' and usd_per_chip_hour is None:
     raise errors.PlanError(
       'objective cost_per_token_usd needs usd_per_chip_hour'
     )
-  mode = _one_of('mode', mode, ('any', *MODES))
+  errors.check_name('mode', mode, ('any', *MODES))
   modes = MODES if mode == 'any' else (mode,)
   job = Job(
     workload, serving_machine(system, workload, usable), int(input_len),
@@ -257,13 +256,3 @@ def _check_share(name: str, value: float, least: float, most: float) -> None:
       f'{name} = {value!r}: expected {least:g} to {most:g}; the nearest is '
       f'{near:g}'
     )
-
-
-def _one_of(what: str, name: str, names: tuple[str, ...]) -> str:
-  if name in names:
-    return name
-  near = difflib.get_close_matches(name, names, 1, 0.4)
-  hint = f'; did you mean {near[0]!r}?' if near else ''
-  raise errors.PlanError(
-    f'no {what} {name!r}{hint} (expected one of {", ".join(names)})'
-  )
