@@ -35,7 +35,9 @@ _TENSOR = flags.DEFINE_integer('tensor', 1, 'Ranks that share matrices.', 1)
 _PIPELINE = flags.DEFINE_integer('pipeline', 1, 'Stages.', 1)
 _INTERLEAVE = flags.DEFINE_integer('interleave', 1, 'Chunks of a stage.', 1)
 _CONTEXT = flags.DEFINE_integer('context', 1, 'Ranks of one sequence.', 1)
-_EXPERT = flags.DEFINE_integer('expert', 1, 'Ranks that share experts.', 1)
+_EXPERT = flags.DEFINE_integer(
+  'expert', 1, 'Ranks that share experts, tensor ranks among them.', 1
+)
 _FSDP = flags.DEFINE_integer('fsdp', 1, 'Ranks that share all weights.', 1)
 _SEQ_LEN = flags.DEFINE_integer('seq_len', 4096, 'Training sequence.', 1)
 _BATCH = flags.DEFINE_integer('batch', 128, 'Sequences of a step.', 1)

@@ -131,10 +131,11 @@ def estimate_training(
   (answer,) = predict_training_runs([run], machines, software.training)
   step = step_of(run)
   kernels = _step_kernels(step, recompute)
+  groups = _expert_groups(mesh)
   choices = Choices.of(
     tensor=mesh.tensor, pipeline=mesh.pipeline, interleave=mesh.interleave,
-    expert=mesh.expert, fsdp=mesh.sharded,
-    data=mesh.data / (mesh.expert * mesh.sharded),
+    expert=groups, fsdp=mesh.sharded,
+    data=mesh.data / (groups * mesh.sharded),
     micro_batch=micro_batch,
     # A fused core never keeps its scores, which is all that selective
     # recomputation saves.
@@ -274,10 +275,17 @@ def _check_divides(mesh: Mesh, sequences: int, micro_batch: int) -> None:
       f'tensor x pipeline x context = {ranks} does not divide {mesh.devices} '
       f'devices; the nearest that do are {_nearest(mesh.devices, ranks)}'
     )
-  if mesh.data % (mesh.expert * mesh.sharded):
+  if mesh.expert > 1 and mesh.expert % mesh.tensor:
     raise errors.SpecError(
-      f'expert x fsdp = {mesh.expert * mesh.sharded} does not divide '
-      f'{mesh.data} data ranks'
+      f'expert = {mesh.expert} must be 1 or a multiple of tensor = '
+      f'{mesh.tensor}, whose ranks have whole experts too; the nearest is '
+      f'{max(round(mesh.expert / mesh.tensor), 1) * mesh.tensor}'
+    )
+  shared = _expert_groups(mesh) * mesh.sharded
+  if mesh.data % shared:
+    raise errors.SpecError(
+      f'expert / tensor x fsdp = {shared} does not divide {mesh.data} data '
+      'ranks'
     )
   at_once = mesh.data * micro_batch
   if sequences % at_once:
@@ -286,6 +294,11 @@ def _check_divides(mesh: Mesh, sequences: int, micro_batch: int) -> None:
       f'micro_batch = {micro_batch}; the nearest batch is '
       f'{max(round(sequences / at_once), 1) * at_once}'
     )
+
+
+def _expert_groups(mesh: Mesh) -> int:
+  """Data ranks that share the experts, each with all its tensor ranks."""
+  return max(mesh.expert // mesh.tensor, 1)
 
 
 def _nearest(devices: int, ranks: int) -> str:

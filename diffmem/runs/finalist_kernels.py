@@ -4,7 +4,6 @@ A training plan becomes a row of a table of runs, a decode plan a serving job
 with answers so long that prompts take no time.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -63,16 +62,6 @@ def price_training(
     _training_run(plan, asked, model, name, node, stack) for plan in plans
   ]
   parts = parts_of(runs, machines)
-  # Each tensor rank sends its own share of the tokens to the experts; the
-  # kernels of a measured run count all of them. Fitted without the 7 public
-  # runs that have both tensor and expert ranks, these are predicted 22 % too
-  # slow with all tokens and 2 % too fast with shares.
-  ranks = np.array([run.mesh.tensor if model.experts else 1 for run in runs])
-  parts = dataclasses.replace(
-    parts,
-    experts_s=parts.experts_s / ranks,
-    exchange_s=parts.exchange_s / ranks,
-  )
   level = next(l for l in reversed(levels(runs[0])) if l in stacks.log_sd)
   left_out = [_training_left_out(plan) for plan in plans]
   return Priced(
@@ -90,8 +79,7 @@ def _training_run(plan: Plan, asked, model, name, node, stack) -> TrainingRun:
     pipeline=axes['pipeline'],
     interleave=axes['interleave'],
     context=axes.get('context', 1),
-    # As measured runs count: ranks that share the experts are data ranks and
-    # tensor ranks, with whole experts each.
+    # Ranks that share the experts are data ranks and tensor ranks.
     expert=axes['expert'] * tensor if model.experts else 1,
     sharded=axes['fsdp'],
     optimizer_sharded=True,

@@ -14,7 +14,7 @@ recomputation. Sequence parallelism divides all of it by the tensor ranks.
 
 from typing import NamedTuple
 
-from diffmem.workloads.transformer import Transformer
+from diffmem.workloads.transformer import AttentionGroup, Transformer
 
 _VALUE_B = 2.0  # bfloat16
 _MASK_B = 1.0  # one byte per element of a dropout mask
@@ -52,15 +52,17 @@ class _Mixer(NamedTuple):
 
   Attributes:
     layers: layers with these values.
-    projected: what products with weights give.
+    projected: what products with weights give, split over the heads.
     given: what goes into the output product, and copies on the way there.
     scores: heads times the keys that a token attends to.
+    latent: what further products give, of all heads together.
   """
 
   layers: int
   projected: float
   given: float
   scores: float
+  latent: float = 0.0
 
 
 def activation_bytes(model: Transformer, seq_len: int) -> ActivationBytes:
@@ -76,7 +78,8 @@ def activation_bytes(model: Transformer, seq_len: int) -> ActivationBytes:
   mask = _MASK_B * h if model.dropout else 0.0
   per_score = 2 * _VALUE_B + _MASK_B if model.dropout else _VALUE_B
   kept = (mixing + model.mlp_layers / layers) * (_VALUE_B * h + mask)
-  kept += _VALUE_B * (mixing * h + _mixed(model, mixers))
+  latent = sum(m.layers * m.latent for m in mixers) / layers
+  kept += _VALUE_B * (mixing * h + _mixed(model, mixers) + latent)
   kept += model.dense_layers / layers * _mlp_bytes(model)
   kept += model.expert_layers / layers * _experts_bytes(model)
   scores = sum(m.layers * m.scores for m in mixers) / layers
@@ -99,10 +102,10 @@ def _mixers(model: Transformer, seq_len: int) -> list[_Mixer]:
   """
   found = []
   for group in model.attention_groups():
-    a = group.attention
-    scores = a.heads * a.keys(seq_len, group.window)
-    projected = a.q_dim + 2 * a.kv_dim
-    found.append(_Mixer(group.layers, projected, a.q_dim, scores))
+    scores = group.attention.heads * group.keys(seq_len)
+    projected, given = _attention(group)
+    latent = _latent(group.attention)
+    found.append(_Mixer(group.layers, projected, given, scores, latent))
   if model.linear:
     a = model.linear
     projected = 2 * a.key_width + 2 * a.value_width
@@ -111,8 +114,35 @@ def _mixers(model: Transformer, seq_len: int) -> list[_Mixer]:
   return found
 
 
+def _attention(group: AttentionGroup) -> tuple[float, float]:
+  """Values of an attention layer's products, and of what it gives.
+
+  Latent attention expands keys and values of every head, whose rotary part is
+  a copy of the shared one (arXiv:2405.04434, section 2.1.3).
+  """
+  a = group.attention
+  if a.kind == 'mla':
+    expanded = a.heads * (a.nope_dim + a.v_dim)
+    return a.q_dim + expanded, a.out_dim + a.heads * a.rope_dim
+  if a.kind == 'csa':
+    return a.q_dim, a.out_dim
+  keys = a.kv_dim if a.shared_kv else a.cache_values
+  keys *= group.caching_layers / group.layers
+  gate = a.out_dim if a.output_gate else 0
+  return a.q_dim + gate + keys, a.out_dim
+
+
+def _latent(a) -> float:
+  """Values that all heads share: compressed queries, keys and outputs."""
+  if a.kind == 'mla':
+    return a.q_rank + a.kv_rank + a.rope_dim + a.index_dim
+  if a.kind == 'csa':
+    return a.q_rank + a.kv_dim + a.o_groups * a.o_rank + a.index_dim
+  return 0.0
+
+
 def _mixed(model: Transformer, mixers: list[_Mixer]) -> float:
-  """Values of the mixers, mean over layers."""
+  """Values of the mixers that tensor ranks share, mean over layers."""
   total = sum(m.layers * (m.projected + m.given) for m in mixers)
   return total / model.layers
 
@@ -125,7 +155,7 @@ def _product_bytes(model: Transformer, mixers: list[_Mixer]) -> float:
   """
   width = model.dense_layers * model.d_ff
   width += model.expert_layers * model.shared_ff
-  total = sum(m.layers * m.projected for m in mixers)
+  total = sum(m.layers * (m.projected + m.latent) for m in mixers)
   total += (_hidden_tensors(model) - 1) * width
   return _VALUE_B * total / model.layers
 

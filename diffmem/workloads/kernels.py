@@ -86,6 +86,8 @@ class Shard(NamedTuple):
     data: groups with tokens of their own that share the experts.
     ranks_per_node: devices of one node.
     sequence: whether norms and residuals are split over `tensor` too.
+    routes_shares: whether each tensor rank routes its own share of the tokens
+      to the experts, as ranks of Megatron-Core do; else all ranks have all.
     collective: library and mode of the collectives ('nccl eager').
     skew: exponent of the load of experts; 0 for even loads.
   """
@@ -96,6 +98,7 @@ class Shard(NamedTuple):
   data: int = 1
   ranks_per_node: int = 8
   sequence: bool = False
+  routes_shares: bool = False
   collective: str = 'nccl eager'
   skew: float = 1.01
 
@@ -336,23 +339,26 @@ def mlp(model, shard, rows: float, d_ff: float, part: str = 'mlp') -> Pass:
 
 def experts(model, shard, rows: float) -> Pass:
   """One layer of routed and shared experts, with its dispatch."""
-  e, all_rows = model.experts, rows * shard.data
+  e = model.experts
+  routed_rows = rows / (shard.tensor if shard.routes_shares else 1)
   dtype, quantization = _PRODUCT_FORMATS[
     model.formats.experts or model.formats.weights
   ]
   routed = Kernel('moe', 'experts', 1.0, {
     'dtype': dtype, 'quantization': quantization,
-    'num_tokens': all_rows, 'hidden_size': model.expert_width,
+    'num_tokens': routed_rows * shard.data, 'hidden_size': model.expert_width,
     'inter_size': e.d_ff, 'num_experts': e.count, 'topk': e.top_k,
     'tensor_shards': shard.expert_tensor, 'expert_shards': shard.expert,
     'routing_skew': shard.skew, 'gated': float(model.gated),
   })  # fmt: skip
-  router = product('experts', 'bfloat16', rows, e.count, model.d_model)
+  router = product('experts', 'bfloat16', routed_rows, e.count, model.d_model)
   kernels = [router, routed]
   if e.latent_dim:
     for n, k in ((e.latent_dim, model.d_model), (model.d_model, e.latent_dim)):
-      kernels.append(product('experts', model.formats.weights, rows, n, k))
-  streamed_B = _VALUE_B * rows * 5.0 * model.d_model
+      kernels.append(
+        product('experts', model.formats.weights, routed_rows, n, k)
+      )
+  streamed_B = _VALUE_B * routed_rows * 5.0 * model.d_model
   total = Pass(tuple(kernels), streamed_B, 4.0)
   if model.shared_ff:
     plain = mlp(model, shard, rows, model.shared_ff, 'experts')

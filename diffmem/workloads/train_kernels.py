@@ -33,7 +33,8 @@ class Mesh(NamedTuple):
     pipeline: stages.
     interleave: chunks of layers per stage.
     context: ranks that share a sequence.
-    expert: ranks that share the experts.
+    expert: ranks that share the experts, tensor ranks among them, with
+      whole experts each; every rank routes a share of the tokens.
     sharded: ranks that share weights (fully-sharded data parallelism).
     optimizer_sharded: whether the data ranks share the optimizer's states.
     sequence: whether norms are split over the tensor ranks.
@@ -125,6 +126,7 @@ def training_step(
     data=mesh.expert,
     ranks_per_node=mesh.per_node,
     sequence=mesh.sequence,
+    routes_shares=True,
     skew=0.0,
   )
   batch = [Sequences(micro_batch, seq_len / mesh.context)]
@@ -265,14 +267,17 @@ def _scatter(mesh, weights, layers, gradient_B) -> Pass:
 def _replicas(mesh: Mesh) -> dict[str, int]:
   """Ranks with the same weights, by who shares them."""
   dense = mesh.data * mesh.context // mesh.sharded
-  return {'dense': dense, 'experts': max(dense // mesh.expert, 1)}
+  # Whole experts lie on tensor ranks as on any others.
+  return {
+    'dense': dense, 'experts': max(dense * mesh.tensor // mesh.expert, 1)
+  }  # fmt: skip
 
 
 def _reduce(mesh, weights, gradient_B) -> Pass:
   """Over the ranks with the same weights, once in a step."""
   found = []
-  stride = mesh.tensor * mesh.context * mesh.sharded
-  strides = {'dense': stride, 'experts': stride * mesh.expert}
+  apart = mesh.context * mesh.sharded
+  strides = {'dense': apart * mesh.tensor, 'experts': apart * mesh.expert}
   moves = [('all_reduce', gradient_B)]
   if mesh.optimizer_sharded:
     moves = [('reduce_scatter', gradient_B), ('all_gather', _VALUE_B)]

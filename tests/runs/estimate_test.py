@@ -79,6 +79,7 @@ def test_a_machine_that_was_never_measured_says_so(common):
     (Mesh(devices=64, tensor=5), {}, 'does not divide 64'),
     (None, {'sequences': 60}, 'the nearest batch is 64'),
     (Mesh(devices=64, sharded=6), {}, 'does not divide'),
+    (Mesh(devices=64, tensor=8, expert=12), {}, 'the nearest is 16'),
   ],
 )
 def test_bad_input_names_the_nearest_valid(common, mesh, changes, match):

@@ -36,6 +36,19 @@ def test_a_row_becomes_the_job_that_it_describes(machines):
   assert run.model.parameters().total == pytest.approx(6.66e9, rel=0.01)
 
 
+def test_biases_of_a_dense_model_are_part_of_the_factors(machines):
+  """As in tables of runs, which name none: they make no product wider."""
+  run = read_run(0, _ROW, machines)
+  heads = run.model.attention.model_copy(update={'bias': True})
+  biased = run.model.model_copy(update={'attention': heads, 'mlp_bias': True})
+  one, other = (
+    training_parts.step_of(run._replace(model=m)) for m in (run.model, biased)
+  )
+  assert one == other
+  widths = {k.shape['n'] for k in other.forward.of('gemm')}
+  assert widths == {3 * 4096 / 4, 4096, 16384 / 4}
+
+
 @pytest.mark.parametrize(
   ('changes', 'why'),
   [

@@ -95,6 +95,40 @@ def test_experts_are_reduced_over_fewer_ranks():
   assert ranks == {8, 2}
 
 
+def test_tensor_ranks_route_shares_of_their_tokens():
+  """Eight ranks with whole experts: half the tokens each on two tensor ranks.
+
+  What is computed of the experts, all devices together, does not change.
+  """
+  model = load_workload('mixtral-8x7b')
+  asked = {'seq_len': 512, 'micro_batch': 1, 'sequences': 8}
+  steps = [
+    training_step(model, Mesh(devices=8, tensor=t, expert=8), **asked)
+    for t in (1, 2)
+  ]
+  alone, shared = (s.forward.of('moe')[0].shape for s in steps)
+  assert alone['num_tokens'] == 8 * 512
+  assert shared['num_tokens'] == 8 * 512 / 2
+  sent, sent_less = (s.forward.of('expert_dispatch')[0].shape for s in steps)
+  assert sent_less['num_tokens'] == sent['num_tokens'] / 2 == 512 / 2
+  tokens = [
+    s.micro_batches * 8 * s.forward.of('moe')[0].shape['num_tokens']
+    for s in steps
+  ]
+  assert tokens[0] == tokens[1]
+
+
+def test_whole_experts_lie_on_tensor_ranks_too():
+  model = load_workload('mixtral-8x7b')
+  mesh = Mesh(devices=16, tensor=2, expert=8)
+  step = training_step(model, mesh, seq_len=512, micro_batch=1, sequences=8)
+  dense, experts = step.reduce.kernels
+  assert dense.shape['participants'] == 8
+  assert experts.shape['participants'] == 2
+  experts_B = 4.0 * model.parameters().experts / 8
+  assert experts.shape['message_bytes'] == pytest.approx(experts_B)
+
+
 def test_optimizer_states_are_shared_by_those_with_the_same_weights():
   model = load_workload('mixtral-8x7b')
   asked = {'seq_len': 512, 'micro_batch': 1, 'sequences': 8}
