@@ -22,8 +22,9 @@ $(STAMP): requirements.lock pyproject.toml
 quickstart: env
 	$(BIN)/python -m experiments.quickstart --out=runs/quickstart
 
+# Whole files go to the workers in the order of tests/conftest.py.
 test: env
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 bench: env
 	$(BIN)/python -m pytest benchmarks/*_benchmark.py -o addopts= --benchmark-only

@@ -12,6 +12,9 @@ from diffmem.cost import Demand, predict_jit, service
 from diffmem.system import System, Tier, leaves_by_name
 
 LATENCY_S, CAPACITY_BPS = 100e-9, 250e9
+# Compiled once; step by step they take a hundred times as long.
+latency_at_bandwidth_s = jax.jit(service.latency_at_bandwidth_s)
+bandwidth_Bps = jax.jit(service.bandwidth_Bps)
 
 contentions = st.floats(1e-3, 20.0)
 bends = st.floats(-4.0, 4.0)
@@ -195,19 +198,19 @@ class TestOpenForm:
     bandwidth = load * CAPACITY_BPS
     args = (LATENCY_S, CAPACITY_BPS, p, growth, order)
     with jax.enable_x64(True):
-      latency = float(service.latency_at_bandwidth_s(bandwidth, *args))
-      back = float(service.bandwidth_Bps(bandwidth * latency, *args))
+      latency = float(latency_at_bandwidth_s(bandwidth, *args))
+      back = float(bandwidth_Bps(bandwidth * latency, *args))
     assert back == pytest.approx(bandwidth, rel=1e-9)
     assert latency >= LATENCY_S * (1 - 1e-12)
 
   def test_its_slopes_are_those_of_the_solution(self, x64):
     at = (150e9, LATENCY_S, CAPACITY_BPS, 3.0, 0.8, 0.3)
-    slopes = jax.grad(service.latency_at_bandwidth_s, range(6))(*at)
+    slopes = jax.jit(jax.grad(latency_at_bandwidth_s, range(6)))(*at)
     for i, slope in enumerate(slopes):
       h = 1e-6 * at[i]
       ends = [
         float(
-          service.latency_at_bandwidth_s(
+          latency_at_bandwidth_s(
             *(x + sign * h * (j == i) for j, x in enumerate(at))
           )
         )
@@ -219,9 +222,9 @@ class TestOpenForm:
 
   def test_it_is_smooth_beyond_the_wall(self, x64):
     def f(load):
-      return service.latency_at_bandwidth_s(load, 1.0, 1.0, 3.0, 0.9, 0.7)
+      return latency_at_bandwidth_s(load, 1.0, 1.0, 3.0, 0.9, 0.7)
 
-    edge, slope = service.OPEN_LOAD_LIMIT, jax.grad(f)
+    edge, slope = service.OPEN_LOAD_LIMIT, jax.jit(jax.grad(f))
     assert float(f(edge - 1e-7)) == pytest.approx(
       float(f(edge + 1e-7)), rel=1e-5
     )
@@ -238,11 +241,11 @@ class TestOpenForm:
     in_flight_B = (
       load
       * CAPACITY_BPS
-      * float(service.latency_at_bandwidth_s(load * CAPACITY_BPS, *args))
+      * float(latency_at_bandwidth_s(load * CAPACITY_BPS, *args))
     )
     off = 1e-5
     measured = float(service.loaded_latency_s(in_flight_B, *args)) * (1 + off)
-    said = float(service.latency_at_bandwidth_s(in_flight_B / measured, *args))
+    said = float(latency_at_bandwidth_s(in_flight_B / measured, *args))
     gain = service.open_error_gain(load * CAPACITY_BPS, *args[1:])
     assert (measured / said - 1) / off == pytest.approx(float(gain), rel=1e-3)
     assert float(gain) >= 1.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from diffmem.cost import Demand, energy, predict
+from diffmem.cost import Demand, energy, predict_jit
 from diffmem.system import Engine, System, Tier
 
 STATIC_W, CAP_W = 100.0, 700.0
@@ -108,7 +108,7 @@ def test_a_system_at_its_cap_draws_the_cap(share):
     throttle_share=share,
   )
   demand = Demand.of(system, read_B={'HBM': 1e12}, in_flight_B={'HBM': 1e12})
-  cost = predict(system, demand)
+  cost = predict_jit(system, demand)
   assert float(cost.power_W) == pytest.approx(CAP_W, rel=1e-3)
   assert float(cost.time_s) == pytest.approx(
     1 + share * (1.1 / 0.6 - 1), rel=1e-2
