@@ -6,7 +6,9 @@ from diffmem.workloads.choices import SHARDING as SHARDING
 from diffmem.workloads.choices import Choices as Choices
 from diffmem.workloads.choices import Machine as Machine
 from diffmem.workloads.choices import machine_of as machine_of
+from diffmem.workloads.decode import AnyBatchDecoding as AnyBatchDecoding
 from diffmem.workloads.decode import Decoding as Decoding
+from diffmem.workloads.decode import lower_any_batch as lower_any_batch
 from diffmem.workloads.decode import lower_decode as lower_decode
 from diffmem.workloads.formats import Formats as Formats
 from diffmem.workloads.formats import value_B as value_B

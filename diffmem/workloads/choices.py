@@ -108,8 +108,9 @@ class Machine(NamedTuple):
   """How a workload uses a system; hashable, part of the compiled program.
 
   Attributes:
-    memories: tiers that can hold tensors, the engines' own first, then by
-      the bandwidth with which they are reached.
+    memories: tiers that can hold tensors, the engines' own first, of these
+      the one behind the caches, then by the bandwidth with which they are
+      reached.
     vias: the link on the way to each memory; '' for none.
     levels: network levels, inner first.
     spans: chips within a domain of each level that a mesh of this size uses.
@@ -157,7 +158,8 @@ def machine_of(
   held = [t for t in system.tiers if not (t.is_cache or t.link)]
   if not held:
     raise errors.SpecError(f'{system.name} has no tier that can hold tensors')
-  held.sort(key=lambda t: (bool(t.via), -reach_Bps(t)))
+  cached = {t.home for t in system.tiers if t.is_cache}
+  held.sort(key=lambda t: (bool(t.via), t.name not in cached, -reach_Bps(t)))
   levels = [t for t in system.tiers if t.link and t.span > 1]
   levels.sort(key=lambda t: t.span)
   spans = [_largest_divisor(chips, t.span) for t in levels]

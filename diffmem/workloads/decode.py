@@ -55,6 +55,23 @@ class Decoding(NamedTuple):
   idle: tuple[Idle, ...] = ()
 
 
+class AnyBatchDecoding(NamedTuple):
+  """A decode step whose batch is one of the plan's choices; hashable.
+
+  The batch is `micro_batch` sequences on each data rank, so that one compiled
+  program serves every batch.
+
+  Attributes:
+    context: tokens of each sequence in the KV cache.
+    kv_B: bytes of a cached value; None for the model's own format.
+    idle: caches of silent sessions, as in `Decoding`.
+  """
+
+  context: int
+  kv_B: float | None = None
+  idle: tuple[Idle, ...] = ()
+
+
 def lower_decode(
   model: Transformer, decoding: Decoding, choices: Choices, machine: Machine
 ) -> Lowered:
@@ -70,6 +87,18 @@ def lower_decode(
   part = decode_part(model, decoding, choices)
   pieces = pieces_of(model, decoding)
   return serving_step.lower_step(model, [part], pieces, choices, machine)
+
+
+def lower_any_batch(
+  model: Transformer,
+  phase: AnyBatchDecoding,
+  choices: Choices,
+  machine: Machine,
+) -> Lowered:
+  """As `lower_decode`, with the batch that each plan's choices imply."""
+  batch = choices.micro_batch * choices.data_ranks
+  decoding = Decoding(batch, phase.context, phase.kv_B, phase.idle)
+  return lower_decode(model, decoding, choices, machine)
 
 
 def decode_part(model: Transformer, decoding: Decoding, c: Choices) -> Part:

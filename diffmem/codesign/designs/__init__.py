@@ -1,0 +1,1 @@
+"""Memory systems as designs: parts, prices, budgets, the best of them."""

@@ -1,0 +1,1 @@
+"""Mixes of workloads: traffic, best plans, and their slopes."""

@@ -1,0 +1,1 @@
+"""What a mix asks of a machine: worths, accounts, what-ifs, designs."""
