@@ -11,6 +11,11 @@ A GPU takes up to 9 minutes (--budget_s, --quick): bandwidth, latency and bytes
 in flight of its memory, the host link, matrix products, attention, and with
 nvidia-ml-py the board's power. The same command goes on where a run was cut
 off or its budget ended.
+
+  python -m experiments.collect --list=next.toml --out=runs/next.parquet
+
+measures what a list names and nothing else (`diffmem.codesign.measure_next`
+writes one: what would most reduce the uncertainty of a decision).
 """
 
 from absl import flags
@@ -22,6 +27,9 @@ _OUT = flags.DEFINE_string(
 )
 _PLATFORM = flags.DEFINE_enum(
   'platform', 'cpu', ['cpu', 'gpu'], 'What to measure.'
+)
+_LIST = flags.DEFINE_string(
+  'list', None, 'TOML: measure exactly this, on the platform that it names.'
 )
 _SYSTEM = flags.DEFINE_string(
   'system',
@@ -46,14 +54,26 @@ def main() -> None:
   from diffmem import traces
 
   traces.check_writable(_OUT.value)
-  measure = {'cpu': _measure_cpu, 'gpu': _measure_gpu}[_PLATFORM.value]
+  platform, probes = _PLATFORM.value, None
+  if _LIST.value:
+    platform, probes = _listed()
+  measure = {'cpu': _measure_cpu, 'gpu': _measure_gpu}[platform]
   with program.progress() as report:
-    found = measure(lambda p: report('measuring', p.index + 1, p.total))
+    found = measure(probes, lambda p: report('measuring', p.index + 1, p.total))
   program.print_collection(found)
   print(f'wrote {len(found.rows)} rows to {_OUT.value}')
 
 
-def _measure_cpu(on_progress):
+def _listed():
+  """Platform and probes of the list."""
+  from diffmem.traces.collect import chosen
+
+  if _PLATFORM.present:
+    program.refuse('--platform: the list names its own')
+  return chosen.load_list(_LIST.value)
+
+
+def _measure_cpu(probes, on_progress):
   import pathlib
 
   from diffmem import traces
@@ -69,7 +89,7 @@ def _measure_cpu(on_progress):
     seed=_SEED.value,
   )
   found = collect.run_probes(
-    collect.cpu_probes(options),
+    collect.cpu_probes(options) if probes is None else probes,
     options,
     on_progress=on_progress,
     deadline_s=_BUDGET_S.value,
@@ -78,7 +98,7 @@ def _measure_cpu(on_progress):
   return found
 
 
-def _measure_gpu(on_progress):
+def _measure_gpu(probes, on_progress):
   from diffmem.traces.collect import gpu
 
   device = gpu.open_gpu()
@@ -90,7 +110,9 @@ def _measure_gpu(on_progress):
     seed=_SEED.value,
   )
   session = gpu.GpuSession(options, device, board, remark)
-  found = gpu.collect(session, _OUT.value, on_progress=on_progress)
+  found = gpu.collect(
+    session, _OUT.value, probes=probes, on_progress=on_progress
+  )
   if found.missing:
     print(f'left for the next run: {"; ".join(found.missing)}')
   return found

@@ -17,8 +17,8 @@ _WARM_LIMIT_S = 0.15
 _TRAVERSED_CACHES = 3  # larger sets start with a swept, not a walked, cache
 _ARRAYS = {'stream': 1, 'copy': 2, 'triad': 3}
 _DTYPE = {'stream': 'int64', 'copy': 'float64', 'triad': 'float64'}
-_CHUNK_TURNS = 300  # loop turns in the time that a KiB takes
-_IDLE_DELAY = 100 * _CHUNK_TURNS
+CHUNK_TURNS = 300  # loop turns in the time that a KiB takes
+_IDLE_DELAY = 100 * CHUNK_TURNS
 _USUAL_LOAD = 0.85  # of the upper quartile of a row's repeats
 _WINDOW = machine_lib.MIB
 
@@ -296,7 +296,7 @@ def _undisturbed_load(
 def _delays(levels: int) -> list[int]:
   """Loop turns from almost idle to none: even steps of the load."""
   steps = [i / (levels - 1) for i in range(1, levels)]
-  return [_IDLE_DELAY] + [round(_CHUNK_TURNS * (1 / s - 1)) for s in steps]
+  return [_IDLE_DELAY] + [round(CHUNK_TURNS * (1 / s - 1)) for s in steps]
 
 
 def _rounded(hops: float) -> int:

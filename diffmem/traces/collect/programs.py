@@ -73,7 +73,7 @@ class Program:
   ) -> dict[str, Any]:
     """One row; bytes are those of inputs and output, each touched once."""
     summary = samples.summarise(visits)
-    work = _work(self)
+    work = work_of(self)
     moved = work['bytes_read'] + work['bytes_written']
     return session.row(
       self.op,
@@ -126,7 +126,7 @@ def _sum_sizes(
   return [int(smallest * ratio**i) // 1024 * 1024 for i in range(count)]
 
 
-def _work(program: Program) -> dict[str, Any]:
+def work_of(program: Program) -> dict[str, Any]:
   """Bytes, FLOPs and shape columns of one launch."""
   if program.op == 'gemm':
     m, n, k = program.shape

@@ -1,0 +1,1 @@
+"""What to measure next for a decision, by Fisher information."""
