@@ -29,9 +29,30 @@ def read_traces(path: str | os.PathLike) -> table.Traces:
   Raises:
     TraceError: names file, row, column, value and what was expected.
   """
+  values, n = read_columns(path)
   path = pathlib.Path(path)
-  if path.suffix not in FORMATS:
-    raise errors.TraceError(path, expected=f'a name ending in {FORMATS}')
+  _refuse_nan(values, path)
+  return table.from_columns(values, n, str(path))
+
+
+def read_columns(
+  path: str | os.PathLike, formats: tuple[str, ...] = FORMATS
+) -> tuple[dict[str, list], int]:
+  """Reads the columns of a table file as they are; unread texts in CSV.
+
+  Args:
+    path: a file of one of the formats.
+    formats: endings that are allowed.
+
+  Returns:
+    Values by column, None where there is none, and the number of rows.
+
+  Raises:
+    TraceError: no such file, or a damaged one.
+  """
+  path = pathlib.Path(path)
+  if path.suffix not in formats:
+    raise errors.TraceError(path, expected=f'a name ending in {formats}')
   if not path.is_file():
     raise errors.TraceError(path, expected='a file; there is none')
   if path.stat().st_size == 0:
@@ -39,9 +60,7 @@ def read_traces(path: str | os.PathLike) -> table.Traces:
   reader = {
     '.parquet': _read_parquet, '.csv': _read_csv, '.jsonl': _read_jsonl
   }[path.suffix]  # fmt: skip
-  values, n = reader(path)
-  _refuse_nan(values, path)
-  return table.from_columns(values, n, str(path))
+  return reader(path)
 
 
 def check_writable(path: str | os.PathLike) -> None:

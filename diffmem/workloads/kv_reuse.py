@@ -32,6 +32,8 @@ from diffmem.workloads.transformer import Transformer
 
 # Stack distance of a block that was never there before.
 COLD = np.inf
+# Times that are predicted at once at least.
+_LEAST_ROW = 64
 
 
 class Reuse(NamedTuple):
@@ -113,16 +115,14 @@ def reload_s(
     block_B: bytes that lie together: one block of one layer, or of all [B].
     tier: where they are.
   """
-  cost = predict_jit(
+  shape, (padded_B,) = _padded(cache_B)
+  demand = Demand.of(
     system,
-    Demand.of(
-      system,
-      read_B={tier: cache_B},
-      granule_B={tier: block_B, **_via(system, tier, block_B)},
-      launches=1.0,
-    ),
+    read_B={tier: padded_B},
+    granule_B={tier: block_B, **_via(system, tier, block_B)},
+    launches=1.0,
   )
-  return np.asarray(cost.time_s)
+  return _first(predict_jit(system, demand).time_s, shape)
 
 
 def recompute_s(
@@ -141,32 +141,65 @@ def recompute_s(
     model: the transformer.
     tokens: to compute, of any shape.
     near: the accelerator's memory, where the weights are.
-    engine: where matrix products run; attention runs on the fitted engine
-      'prefill:...' of the same format where the system has it.
+    engine: where matrix products run; attention as in `pass_s`.
     before: tokens before them whose keys and values are there.
   """
   tokens = np.asarray(tokens, float)
+  return pass_s(
+    system, model, tokens, before + tokens / 2.0, near=near, engine=engine
+  )
+
+
+def pass_s(
+  system: System,
+  model: Transformer,
+  tokens: np.ndarray | float,
+  keys: np.ndarray | float,
+  *,
+  near: str = 'HBM',
+  engine: str = 'matrix:bfloat16',
+) -> np.ndarray:
+  """Time of a pass over prompt tokens, of one sequence or of several [s].
+
+  Args:
+    system: the machine.
+    model: the transformer.
+    tokens: that go through every layer together, of any shape.
+    keys: tokens before the mean one of them, its own included.
+    near: the accelerator's memory, where the weights are.
+    engine: where matrix products run; attention runs on the fitted engine
+      'prefill:...' ('mla_prefill:...' for latent attention) of the same
+      format where the system has it.
+  """
+  shape, (tokens, keys) = _padded(tokens, keys)
   tables = model.parameters().embeddings
   weights = model.active_parameters() - tables
   core = sum(
     g.layers
     * g.attention.core_flops_per_key
-    * np.vectorize(g.keys, otypes=[float])(before + tokens / 2.0)
+    * np.vectorize(g.keys, otypes=[float])(keys)
     for g in model.attention_groups()
   )
-  attends = engine.replace('matrix:', 'prefill:')
-  if attends not in system.engine_names:
-    attends = engine
   products = Demand.of(
     system,
     read_B={near: 2.0 * (model.parameters().total - tables)},
     flops={engine: tokens * 2.0 * weights},
     launches=float(model.layers),
   )
+  attends = _attention_engine(system, model, engine)
   attention = Demand.of(system, flops={attends: tokens * core})
-  return np.asarray(
+  time_s = (
     predict_jit(system, products).time_s + predict_jit(system, attention).time_s
   )
+  return _first(time_s, shape)
+
+
+def _attention_engine(system: System, model: Transformer, engine: str) -> str:
+  """The fitted engine of the prompt's attention kernel, or the matrix one."""
+  names = [engine.replace('matrix:', 'prefill:'), engine]
+  if model.attention.kind == 'mla':
+    names.insert(0, engine.replace('matrix:', 'mla_prefill:'))
+  return next(n for n in names if n in system.engine_names or n == engine)
 
 
 def prompt_s(
@@ -249,6 +282,27 @@ def _cache_B(model: Transformer, tokens: np.ndarray) -> np.ndarray:
 def _block_B(model: Transformer, block_tokens: int) -> float:
   """Bytes of one layer's keys and values of a block."""
   return 2.0 * model.cache_values(block_tokens) / model.attention_layers
+
+
+def _padded(
+  *values: np.ndarray | float,
+) -> tuple[tuple[int, ...], list[np.ndarray]]:
+  """Values in one row, as many as a power of two: few compiled programs.
+
+  Returns:
+    The shape that they broadcast to, and each of them with its last element
+    repeated.
+  """
+  arrays = np.broadcast_arrays(*(np.asarray(v, float) for v in values))
+  size = arrays[0].size
+  more = max(_LEAST_ROW, 1 << max(size - 1, 0).bit_length()) - size
+  rows = [np.pad(a.reshape(-1), (0, more), 'edge') for a in arrays]
+  return arrays[0].shape, rows
+
+
+def _first(time_s, shape: tuple[int, ...]) -> np.ndarray:
+  """What is not padding."""
+  return np.asarray(time_s)[: int(np.prod(shape))].reshape(shape)
 
 
 def _via(system: System, tier: str, block_B: float) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""What memory for keys and values is worth, from traces of requests."""
