@@ -1,5 +1,8 @@
 """Retrieval from vector indexes: inverted lists, and graphs on SSDs.
 
+A graph that lies wholly in memory (DRAM, HBM) is a `graph_search` without
+reads whose codes are the vectors themselves.
+
 A *graph* search (Subramanya et al., "DiskANN", NeurIPS 2019) walks from vertex
 to vertex: it reads `beam` of them at a time, each one granule with a vector
 and its neighbours, and compares the query with the neighbours' codes, which
@@ -35,6 +38,8 @@ class Search(NamedTuple):
     compares: codes that are fetched one by one and compared.
     scanned: codes that are streamed and compared.
     code_B: bytes of a code [B].
+    near_B: bytes of whole vertices or vectors that memory serves instead of
+      the store [B].
   """
 
   reads: ArrayLike
@@ -43,6 +48,7 @@ class Search(NamedTuple):
   compares: ArrayLike
   scanned: ArrayLike
   code_B: ArrayLike
+  near_B: ArrayLike = 0.0
 
   @property
   def flops(self) -> ArrayLike:
@@ -88,6 +94,32 @@ def graph_search(
   """
   compares = np.asarray(reads) * degree if compares is None else compares
   return Search(reads, granule_B, beam, compares, 0.0, code_B)
+
+
+def cached(search: Search, share: ArrayLike, item_B: ArrayLike) -> Search:
+  """A search that finds a share of its reads in memory.
+
+  Args:
+    search: what a query asks for without a cache.
+    share: of its reads, 0 to 1; more than the share of the vertices where the
+      hot ones are kept.
+    item_B: bytes of a vertex or vector in memory, where no sector is read
+      whole [B].
+
+  Raises:
+    SpecError: a share outside of 0 to 1.
+
+  Examples:
+    >>> float(cached(graph_search(reads=64), 0.25, 528).reads)
+    48.0
+  """
+  share = np.asarray(share, float)
+  if np.any((share < 0) | (share > 1)):
+    raise errors.SpecError(f'share in memory = {share}; expected 0 to 1')
+  return search._replace(
+    reads=np.asarray(search.reads) * (1.0 - share),
+    near_B=search.near_B + np.asarray(search.reads) * share * item_B,
+  )
 
 
 def ivf_search(
@@ -164,7 +196,7 @@ def retrieval_demand(
     system,
     read_B={
       store: queries * store_B,
-      memory: queries * (fetched_B + scanned_B),
+      memory: queries * (fetched_B + scanned_B + search.near_B),
     },
     granule_B=granule_B,
     in_flight_B=flight_B,

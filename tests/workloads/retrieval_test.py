@@ -104,6 +104,23 @@ def test_inverted_lists_stream_their_codes():
   assert retrieval.serve(host(), again, 1).latency_s > LATENCY_S
 
 
+def test_a_cache_of_hot_vertices_takes_reads_from_the_drive():
+  half = retrieval.cached(SEARCH, 0.5, 528)
+  assert half.reads == 32 and half.near_B == 32 * 528
+  assert half.compares == SEARCH.compares
+  cold, warm = (retrieval.serve(host(), s, 4096) for s in (SEARCH, half))
+  assert warm.queries_per_s == pytest.approx(2 * cold.queries_per_s, rel=0.02)
+  with pytest.raises(errors.SpecError, match='share in memory'):
+    retrieval.cached(SEARCH, 1.5, 528)
+
+
+def test_a_graph_in_memory_reads_vectors_alone():
+  search = retrieval.graph_search(reads=0, compares=2000, code_B=128)
+  found = retrieval.serve(host(), search, 4096)
+  assert found.queries_per_s == pytest.approx(100e9 / (2000 * 128), rel=0.02)
+  assert found.reads_per_s == 0
+
+
 def test_faults():
   with pytest.raises(errors.SpecError, match='probes = 12'):
     retrieval.ivf_search(vectors=100, lists=10, probes=12)

@@ -1,0 +1,1 @@
+"""Where a vector index lives, and what a query costs."""
