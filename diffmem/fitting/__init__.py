@@ -13,4 +13,6 @@ from diffmem.fitting.fit import fit_held_out as fit_held_out
 from diffmem.fitting.residual import ResidualOptions as ResidualOptions
 from diffmem.fitting.split import hold_out as hold_out
 from diffmem.fitting.transfer import Transfer as Transfer
+from diffmem.fitting.transfer import part_swap as part_swap
 from diffmem.fitting.transfer import transfer as transfer
+from diffmem.fitting.transfer import with_figures as with_figures

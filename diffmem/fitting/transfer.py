@@ -12,12 +12,17 @@ Bytes in flight and the bandwidth of on-chip tiers grow with the compute
 units. Everything else, latencies, start times, overlap, energy per byte and
 the residuals, is the relative's own. Tiers that the relative lacks come from
 the new part's own entry.
+
+`part_swap` is the same as one step of a what-if, and `with_figures` writes the
+data sheet of a part that the catalog lacks.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
+from diffmem import errors
 from diffmem.system import (
   FittedSystem,
   Knowledge,
@@ -27,11 +32,14 @@ from diffmem.system import (
   from_leaves,
   leaves_by_name,
 )
+from diffmem.system.system import index_of
 
 # How far a sister of the same generation may fall from the ratio of the data
-# sheets, in the logarithm: memory-bound kernels of H100 carried over to H200
-# are 3-13 % off. Another generation, told by its peak rate, has kernels of its
-# own: from H100 to B200 (2.3 times the peak) they are 12-37 % off.
+# sheets, in the logarithm: times of memory-bound kernels of H100 carried over
+# to H200 are 5-9 % off in the mean, 10-16 % in the ninth decile, and 91-98 % of
+# the speed-ups lie within (benchmarks/h200_from_h100.py). Another generation,
+# told by its peak rate, has kernels of its own: from H100 to B200 (2.3 times
+# the peak) they are 12-37 % off.
 WIDENING = 0.1
 _WIDENING_PER_PEAK = 0.25
 _MEMORY = ('read_Bps', 'write_Bps', 'mixed_Bps', 'capacity_B')
@@ -120,6 +128,69 @@ def transfer(
       },
     ),
     tuple(changes),
+  )
+
+
+def part_swap(
+  fitted: FittedSystem,
+  old: FittedSystem,
+  new: FittedSystem,
+  widening: float | None = None,
+) -> FittedSystem:
+  """A fitted system with one part changed for another: `transfer`, alone.
+
+  What both specs state moves by its ratio; latencies, energies, start times
+  and residuals stay the fitted system's. Specs that are alike change nothing.
+
+  Args:
+    fitted: fitted to measurements of the old part.
+    old: the old part as published (`load_catalog`).
+    new: the new part as published, or `with_figures` of the old one.
+    widening: as in `transfer`.
+
+  Examples:
+    >>> from diffmem import checkpoint
+    >>> h100 = checkpoint.load_system('h100-sxm')
+    >>> sheet = with_figures(h100, {'HBM.read_Bps': 4.8e12}, 'its data sheet')
+    >>> f'{part_swap(h100, h100, sheet).system.tier("HBM").read_Bps:.3g}'
+    '4.8e+12'
+  """
+  return transfer(fitted, old, new, widening).fitted
+
+
+def with_figures(
+  spec: FittedSystem, values: Mapping[str, float], source: str
+) -> FittedSystem:
+  """A part as published, with some figures replaced.
+
+  A memory's `write_Bps` and `mixed_Bps`, unless they are given, follow its
+  `read_Bps`, as they do in the catalog.
+
+  Args:
+    spec: the part as published.
+    values: figures by full name, SI units.
+    source: where they come from.
+
+  Raises:
+    SpecError: a name that the part lacks, or a figure that is not above 0.
+  """
+  figures, now = dict(values), spec.system.values()
+  for name, value in values.items():
+    index_of(tuple(now), name, 'parameter', spec.system.name)
+    if not 0.0 < value < np.inf:
+      raise errors.SpecError(
+        f'{name} = {value!r}: expected a finite figure above 0, in SI units'
+      )
+  for tier in spec.system.tiers:
+    read = f'{tier.name}.read_Bps'
+    for name in (f'{tier.name}.write_Bps', f'{tier.name}.mixed_Bps'):
+      if read in values and name not in values:
+        figures[name] = float(now[name] * values[read] / now[read])
+  known = dict(spec.knowledge)
+  for name, value in figures.items():
+    known[name] = dataclasses.replace(known[name], prior=value, source=source)
+  return dataclasses.replace(
+    spec, system=spec.system.with_values(figures), knowledge=known
   )
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffmem import fitting
+from diffmem import checkpoint, errors, fitting
 from diffmem.system import Status, leaves_by_name
 
 from . import device
@@ -55,6 +55,38 @@ def test_nothing_of_the_new_part_counts_as_measured(relative):
   assert statuses <= {Status.PRIOR, Status.UNUSED}
   known = found.fitted.knowledge['HBM.read_Bps']
   assert 'times 2' in known.source and 'transferred from' in known.source
+
+
+def test_a_part_swap_is_the_transfer_to_changed_figures(relative):
+  sheet, faster = device.spec(), device.spec('sheet', 4e12)
+  changed = fitting.with_figures(sheet, {'HBM.read_Bps': 4e12}, 'a rumour')
+  swapped = fitting.part_swap(relative, sheet, changed)
+  expected = fitting.transfer(relative, sheet, faster).fitted
+  for name, leaf in leaves_by_name(expected.system).items():
+    got = leaves_by_name(swapped.system)[name]
+    np.testing.assert_allclose(got, leaf, rtol=1e-12, err_msg=name)
+  assert 'a rumour' in swapped.knowledge['HBM.read_Bps'].source
+  assert 'a rumour' in changed.knowledge['HBM.write_Bps'].source
+
+
+def test_figures_that_make_no_sense_are_refused():
+  with pytest.raises(errors.SpecError, match='did you mean .HBM.read_Bps'):
+    fitting.with_figures(device.spec(), {'HBM.read_Bp': 1e12}, 'typo')
+  with pytest.raises(errors.SpecError, match='above 0'):
+    fitting.with_figures(device.spec(), {'HBM.read_Bps': 0.0}, 'nothing')
+
+
+def test_h200_from_h100_takes_two_figures_from_its_data_sheet():
+  """No H200 measurement that the catalog quotes (L2, watts) gets in."""
+  old, new = (checkpoint.load_system(n) for n in ('h100-sxm', 'h200-sxm'))
+  sheet = fitting.with_figures(
+    old, {'HBM.read_Bps': 4.8e12, 'HBM.capacity_B': 141e9}, 'NVIDIA'
+  )
+  whole = leaves_by_name(fitting.transfer(old, old, new).fitted.system)
+  stated = leaves_by_name(fitting.part_swap(old, old, sheet).system)
+  assert whole.keys() == stated.keys()
+  for name, leaf in whole.items():
+    np.testing.assert_allclose(stated[name], leaf, rtol=1e-12, err_msg=name)
 
 
 def test_intervals_widen(relative):
