@@ -49,6 +49,7 @@ def draw_rows(chart: RowChart, width: float, name: str) -> Markup:
   body = [
     legend,
     _row_grid(chart, rows, bottom),
+    _connectors(chart, rows) if chart.steps else None,
     *(_row(chart, rows, i, row, width) for i, row in enumerate(chart.rows)),
   ]
   return svg.document(
@@ -67,7 +68,10 @@ def _columns(chart: RowChart, width: float, small: bool) -> tuple[float, float]:
 
 def _row_scale(chart: RowChart, start: float, end: float) -> Scale:
   values = [
-    v for r in chart.rows for v in (r.value, r.lo, r.hi) if v is not None
+    v
+    for r in chart.rows
+    for v in (r.value, r.lo, r.hi, r.start)
+    if v is not None
   ]
   zero = [0.0] if chart.axis.kind is Kind.LINEAR else []
   axis = chart.axis
@@ -94,20 +98,37 @@ def _row_grid(chart: RowChart, rows: _Rows, bottom: float) -> Markup:
   return tag('g', *parts)
 
 
+def _connectors(chart: RowChart, rows: _Rows) -> Markup:
+  """From the end of each bar down to the next."""
+  parts = []
+  for i, row in enumerate(chart.rows[:-1]):
+    at = float(rows.x(row.value))
+    top, bottom = rows.middle(i) + _BAR / 2, rows.middle(i + 1) - _BAR / 2
+    parts.append(svg.segment(at, top, at, bottom, 'axis'))
+  return tag('g', *parts)
+
+
 def _row(
   chart: RowChart, rows: _Rows, i: int, row: Row, width: float
 ) -> Markup:
   x, middle = rows.x, rows.middle(i)
   parts = []
+  strong = ' strong' if row.strong else ''
   if rows.small:
     top = rows.top + i * rows.pitch + 14
     room = width - svg.text_width(row.note) - 24
-    parts.append(svg.text(0, top, svg.fitted_text(row.label, room), 'label'))
-    parts.append(svg.text(width - 2, top, row.note, 'value', 'end'))
+    parts.append(
+      svg.text(0, top, svg.fitted_text(row.label, room), f'label{strong}')
+    )
+    parts.append(svg.text(width - 2, top, row.note, f'value{strong}', 'end'))
   else:
     label = svg.fitted_text(row.label, x.start - 10)
-    parts.append(svg.text(x.start - 10, middle + 4, label, 'label', 'end'))
-    parts.append(svg.text(width - 2, middle + 4, row.note, 'value', 'end'))
+    parts.append(
+      svg.text(x.start - 10, middle + 4, label, f'label{strong}', 'end')
+    )
+    parts.append(
+      svg.text(width - 2, middle + 4, row.note, f'value{strong}', 'end')
+    )
   if math.isfinite(row.value):
     parts.append(_mark(chart, rows, row, middle))
   return tag('g', *parts)
@@ -119,10 +140,12 @@ def _mark(chart: RowChart, rows: _Rows, row: Row, middle: float) -> Markup:
   at = float(x(row.value))
   signed = not chart.dots and any(r.value < 0 for r in chart.rows)
   style = 1 if signed and row.value > 0 else 0
+  style = style if row.style is None else row.style
   tip = row.tip or f'{row.label}: {row.note}'
   parts = []
   if not chart.dots:
-    zero = float(x(0.0)) if x.kind is Kind.LINEAR else x.start
+    begin = 0.0 if row.start is None else row.start
+    zero = float(x(begin)) if x.kind is Kind.LINEAR else x.start
     parts.append(svg.box(
       min(zero, at), middle - _BAR / 2, abs(at - zero), _BAR, style, tip
     ))  # fmt: skip

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from diffmem.report.codesign_data import CodesignData
+
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
@@ -281,6 +283,7 @@ class ReportData:
     parameters: of the fitted system.
     plan: the planner's answer.
     provenance: how the page came about.
+    codesign: what memory to build, buy and place.
   """
 
   title: str = 'diffmem report'
@@ -295,3 +298,4 @@ class ReportData:
   parameters: Sequence[Parameter] = ()
   plan: Plan | None = None
   provenance: Provenance | None = None
+  codesign: CodesignData | None = None

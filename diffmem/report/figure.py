@@ -111,6 +111,8 @@ class Points:
     hollow: which are drawn hollow (held out); None for none.
     spread: half-length of a vertical whisker, in y units; None for none.
     name: for the legend, when no line carries the name.
+    labels: one text per point, written beside it where there is room; ''
+      for none.
   """
 
   x: np.ndarray
@@ -120,6 +122,7 @@ class Points:
   hollow: np.ndarray | None = None
   spread: np.ndarray | None = None
   name: str = ''
+  labels: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +153,7 @@ class Swatch(enum.StrEnum):
   BAND = 'band'
   BOX = 'box'
   BOTH = 'both'  # a line with its marker
+  VOID = 'void'  # what is not there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +208,19 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One row of a row chart; `lo` and `hi` are its interval, if known."""
+  """One row of a row chart.
+
+  Attributes:
+    label: on the left.
+    value: where the bar or dot ends.
+    lo: lower end of its interval, if known.
+    hi: upper end.
+    note: on the right.
+    tip: for the tooltip.
+    start: where the bar begins, in place of zero.
+    style: index of colour and hatching; None lets the sign decide.
+    strong: a total.
+  """
 
   label: str
   value: float
@@ -212,6 +228,9 @@ class Row:
   hi: float | None = None
   note: str = ''
   tip: str = ''
+  start: float | None = None
+  style: int | None = None
+  strong: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +247,7 @@ class RowChart:
     dots: dots with whiskers instead of bars.
     keys: legend entries.
     size: width on a wide page.
+    steps: each bar is joined to the next at its end (a waterfall).
   """
 
   id: str
@@ -239,6 +259,7 @@ class RowChart:
   dots: bool = False
   keys: Sequence[Key] = ()
   size: Size = Size.FULL
+  steps: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +292,3 @@ class StackChart:
   stacks: Sequence[Stack]
   data: Data
   size: Size = Size.FULL
-
-
-Figure = Plot | RowChart | StackChart

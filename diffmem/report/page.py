@@ -7,19 +7,33 @@ import re
 import urllib.parse
 from collections.abc import Sequence
 
-from diffmem.report import bars, plot, table
+from diffmem.report import bars, heat_map, plot, region_map, table, timeline
 from diffmem.report.figure import (
   PHONE,
   Data,
-  Figure,
   Plot,
   RowChart,
   Size,
+  StackChart,
 )
+from diffmem.report.heat_map import HeatMap
 from diffmem.report.markup import Markup, escape, join, tag
+from diffmem.report.region_map import RegionMap
 from diffmem.report.table import Table
+from diffmem.report.timeline import Timeline
 
 _HERE = pathlib.Path(__file__).parent
+
+Figure = Plot | RowChart | StackChart | HeatMap | RegionMap | Timeline
+
+_DRAW = {
+  Plot: plot.draw,
+  RowChart: bars.draw_rows,
+  StackChart: bars.draw_stacks,
+  HeatMap: heat_map.draw,
+  RegionMap: region_map.draw,
+  Timeline: timeline.draw,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +125,7 @@ def _figure(figure: Figure) -> Markup:
 
 def draw(figure: Figure, width: float, name: str) -> Markup:
   """Draws any figure at a width; `name` prefixes its ids."""
-  if isinstance(figure, Plot):
-    return plot.draw(figure, width, name)
-  if isinstance(figure, RowChart):
-    return bars.draw_rows(figure, width, name)
-  return bars.draw_stacks(figure, width, name)
+  return _DRAW[type(figure)](figure, width, name)
 
 
 def _block(block: Table | Banner | Markup) -> Markup:

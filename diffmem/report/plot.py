@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffmem.report import scales, svg
+from diffmem.report import point_labels, scales, svg
 from diffmem.report.figure import PHONE, Band, Key, Line, Plot, Points, Swatch
 from diffmem.report.markup import Markup, join, tag
 from diffmem.report.scales import Kind, Scale
@@ -56,6 +56,7 @@ def draw(plot: Plot, width: float, name: str) -> Markup:
       'g', *(_dots(la, x, y) for la in plot.layers if isinstance(la, Points))
     ),
     _along(plot, frame),
+    _point_labels(plot, frame, width),
     _names(plot, frame) if width > PHONE else None,
     _strip(plot, frame) if frame.strip else None,
   ]
@@ -237,6 +238,37 @@ def _along(plot: Plot, frame: _Frame) -> Markup:
     parts.append(svg.text(
       *place, layer.along, 'along', 'end' if flat else 'start', turn
     ))  # fmt: skip
+  return tag('g', *parts)
+
+
+def _point_labels(plot: Plot, frame: _Frame, width: float) -> Markup:
+  """Names beside points."""
+  points, names, taken = [], [], []
+  for layer in plot.layers:
+    if isinstance(layer, Line):
+      taken += point_labels.along(frame.x(layer.x), frame.y(layer.y))
+    if isinstance(layer, Points):
+      x, y = frame.x(layer.x), frame.y(layer.y)
+      seen = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+      points += [(float(x[i]), float(y[i])) for i in seen]
+      names += [layer.labels[i] if layer.labels else '' for i in seen]
+      if layer.spread is not None:
+        ends = frame.y(layer.y + np.outer([-1.0, 1.0], layer.spread))
+        for i in seen:
+          taken += point_labels.along(np.full(2, x[i]), ends[:, i])
+  if not any(names):
+    return Markup('')
+  edges = point_labels.Box(
+    frame.x.start, frame.y.end, width - 2, frame.y.start - 2
+  )
+  parts = []
+  places = point_labels.place(points, names, edges, taken=taken)
+  for at, name, placed in zip(points, names, places, strict=True):
+    if placed is None:
+      continue
+    if placed.leader:
+      parts.append(svg.segment(*at, *placed.leader, 'leader'))
+    parts.append(svg.text(placed.x, placed.y, name, 'along'))
   return tag('g', *parts)
 
 

@@ -10,6 +10,12 @@ import numpy as np
 from diffmem import units
 from diffmem.report import markup
 
+_MONEY = 'USD'
+_SI = ('s', 'B', 'B/s', 'J', 'J/B', 'J/FLOP', 'W', 'FLOP', 'FLOP/s', '1', '%')
+MINUS = '\N{MINUS SIGN}'
+_TIMES = '\N{MIDDLE DOT}10'
+_RAISED = str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')
+
 
 class Kind(enum.StrEnum):
   """How an axis is divided."""
@@ -157,11 +163,15 @@ def label(value: float, unit: str, kind: Kind, digits: int = 4) -> str:
       return f'1/{inverse:.0f}'
   if unit == '%':
     return f'{markup.minus(f"{value:.3g}")} %'
+  if unit.startswith(_MONEY):
+    return money(value, digits) + unit.removeprefix(_MONEY)
+  if not _is_si(unit):
+    return f'{compact(value, digits)} {unit}'
   return _micro(markup.minus(units.format_si(value, unit, digits)))
 
 
 def labels(
-  values: Sequence[float], unit: str, kind: Kind
+  values: Sequence[float], unit: str, kind: Kind, digits: int = 6
 ) -> tuple[list[str], str]:
   """Labels of an axis, and the unit that its title then has to name.
 
@@ -174,6 +184,13 @@ def labels(
     >>> labels([2**15, 2**20], 'B', Kind.LOG2)
     (['32 KiB', '1 MiB'], '')
   """
+  if unit.startswith(_MONEY):
+    texts = _prices if kind is Kind.LINEAR else _each_price
+    return texts(values, digits), unit.removeprefix(_MONEY).strip()
+  if not _is_si(unit):
+    return [compact(v, digits) for v in values], unit
+  if unit == '1' and kind is Kind.LOG10:
+    return [compact(v) for v in values], ''
   if kind is not Kind.LINEAR:
     return [label(v, unit, kind) for v in values], ''
   shown, factor = ('', 1.0) if unit == '1' else (unit, 1.0)
@@ -181,7 +198,75 @@ def labels(
     largest = max(abs(v) for v in values)
     shown = _micro(units.format_si(largest or 1.0, unit)).partition(' ')[2]
     factor = units.parse(f'1 {shown}', unit)
-  return [markup.minus(f'{v / factor:.6g}') for v in values], shown
+  return [markup.minus(f'{v / factor:.{digits}g}') for v in values], shown
+
+
+def _each_price(values: Sequence[float], digits: int) -> list[str]:
+  return [money(v, digits) for v in values]
+
+
+def _prices(values: Sequence[float], digits: int) -> list[str]:
+  """Dollars with the same number of decimals: $0.50 beside $0.55."""
+  texts = _each_price(values, digits)
+  if any(t[-1:].isalpha() or _TIMES in t for t in texts):
+    return texts
+  decimals = max((len(t.partition('.')[2]) for t in texts), default=0)
+  if decimals == 0:
+    return texts
+  decimals = max(decimals, 2)
+  return [
+    f'{MINUS if v < 0 else ""}${abs(v):.{decimals}f}' if v else '$0'
+    for v in values
+  ]
+
+
+def compact(value: float, digits: int = 4) -> str:
+  """A number without a unit that takes prefixes.
+
+  Examples:
+    >>> compact(0.25), compact(12500), compact(2.5e6), compact(2e-6)
+    ('0.25', '12.5k', '2.5M', '2·10⁻⁶')
+  """
+  size = abs(value)
+  for name, factor in (('G', 1e9), ('M', 1e6), ('k', 1e4)):
+    if size >= factor * 0.99995:
+      scaled = value / (1e3 if name == 'k' else factor)
+      return markup.minus(f'{float(f"{scaled:.{digits}g}"):g}{name}')
+  if size >= 1000:
+    return markup.minus(f'{value:.0f}')
+  if 0 < size < 1e-4:
+    number, _, power = f'{value:.{digits - 1}e}'.partition('e')
+    raised = str(int(power)).translate(_RAISED)
+    return markup.minus(f'{float(number):g}{_TIMES}{raised}')
+  return markup.minus(f'{value:.{digits}g}')
+
+
+def money(value: float, digits: int = 4) -> str:
+  """US dollars.
+
+  Examples:
+    >>> money(0.25), money(12500), money(3.2e9)
+    ('$0.25', '$12.5k', '$3.2bn')
+  """
+  text = compact(abs(value), digits).replace('G', 'bn')
+  return f'{MINUS}${text}' if value < 0 else f'${text}'
+
+
+def percent_of(share: float) -> str:
+  """A share in percent with two digits; a trace is not nothing.
+
+  Examples:
+    >>> percent_of(0.126), percent_of(1.0), percent_of(1e-5)
+    ('13 %', '100 %', '<0.1 %')
+  """
+  if 0 < abs(share) < 5e-4:
+    return '<0.1 %'
+  return label(float(f'{100 * share:.2g}'), '%', Kind.LINEAR)
+
+
+def _is_si(unit: str) -> bool:
+  """Whether prefixes can stand before a unit."""
+  return unit in _SI
 
 
 def signed(percent: float) -> str:

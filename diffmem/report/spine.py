@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from diffmem.report import curves, model, parameters, planned, scales
+from diffmem.report.codesign import codesign_sections
 from diffmem.report.data import Machine, Provenance, ReportData
 from diffmem.report.markup import Markup, join, tag
 from diffmem.report.page import Section, render
@@ -42,6 +43,7 @@ def render_report(data: ReportData) -> str:
     model.held_out_section(data.held_out),
     model.programs_section(data.programs),
     planned.plan_section(data.plan),
+    *codesign_sections(data.codesign),
     parameters.parameters_section(data.parameters),
     _provenance(data.provenance),
   ]

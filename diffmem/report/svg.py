@@ -99,14 +99,20 @@ def path(x: np.ndarray, y: np.ndarray, style: int, dashed: bool) -> Markup:
 
 
 def area(x: np.ndarray, lo: np.ndarray, hi: np.ndarray, style: int) -> Markup:
-  """A filled band between two curves; points without bounds are left out."""
-  keep = np.isfinite(x) & np.isfinite(lo) & np.isfinite(hi)
-  x, lo, hi = x[keep], lo[keep], hi[keep]
-  if x.size < 2:
+  """A filled band between two curves, with gaps where a bound is missing."""
+  known = np.isfinite(x) & np.isfinite(lo) & np.isfinite(hi)
+  ends = np.flatnonzero(np.diff(np.concatenate([[0], known, [0]])))
+  pieces = []
+  for first, last in ends.reshape(-1, 2):
+    if last - first < 2:
+      continue
+    upper = zip(x[first:last], hi[first:last], strict=True)
+    lower = zip(x[first:last][::-1], lo[first:last][::-1], strict=True)
+    around = (_pair(a, b) for a, b in (*upper, *lower))
+    pieces.append('M' + 'L'.join(around) + 'z')
+  if not pieces:
     return Markup('')
-  round_trip = [*zip(x, hi, strict=True), *zip(x[::-1], lo[::-1], strict=True)]
-  d = 'M' + 'L'.join(_pair(a, b) for a, b in round_trip) + 'z'
-  return tag('path', d=d, class_=f'band {style_class(style)}')
+  return tag('path', d=''.join(pieces), class_=f'band {style_class(style)}')
 
 
 def marker(
@@ -139,7 +145,20 @@ def box(
   return markup.join(filled, _hatch(x, y, width, height))
 
 
-def _hatch(x: float, y: float, width: float, height: float) -> Markup:
+def void(
+  x: float, y: float, width: float, height: float, tip: str = ''
+) -> Markup:
+  """A hatched rectangle without a fill: what is not there."""
+  outline = tag(
+    'rect', tag('title', tip) if tip else None, x=x, y=y,
+    width=max(width, 0.0), height=height, class_='missing',
+  )  # fmt: skip
+  return markup.join(outline, _hatch(x, y, width, height, 'void'))
+
+
+def _hatch(
+  x: float, y: float, width: float, height: float, look: str = 'hatch'
+) -> Markup:
   """Diagonal strokes clipped to a rectangle by construction."""
   pieces, offset = [], 6.0
   while offset < width + height:
@@ -147,9 +166,7 @@ def _hatch(x: float, y: float, width: float, height: float) -> Markup:
     x2, y2 = (0.0, offset) if offset <= height else (offset - height, height)
     pieces.append(_move(x + x1, y + y1) + 'L' + _pair(x + x2, y + y2))
     offset += 6.0
-  return (
-    tag('path', d=''.join(pieces), class_='hatch') if pieces else Markup('')
-  )
+  return tag('path', d=''.join(pieces), class_=look) if pieces else Markup('')
 
 
 def swatch(x: float, y: float, key: Key) -> Markup:
@@ -159,6 +176,8 @@ def swatch(x: float, y: float, key: Key) -> Markup:
     return tag(
       'rect', x=x + 2, y=y - 5, width=18, height=10, class_=f'band {look}'
     )
+  if key.swatch is Swatch.VOID:
+    return void(x + 4, y - 5, 13, 10)
   if key.swatch is Swatch.BOX:
     return box(x + 4, y - 5, 13, 10, key.style)
   parts = []

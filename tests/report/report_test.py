@@ -127,7 +127,7 @@ def test_every_text_is_escaped():
 
 
 @pytest.mark.parametrize(
-  'part', [f.name for f in dataclasses.fields(report.ReportData)][1:]
+  'part', [f.name for f in dataclasses.fields(report.ReportData)][1:-1]
 )
 def test_each_part_stands_alone(part):
   data = report.ReportData(**{part: getattr(demo.report_data(), part)})
