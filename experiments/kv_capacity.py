@@ -16,6 +16,8 @@ makes a prompt token 28 % cheaper; flash would wear out. Exit code 2, with row
 and column, on a trace that does not fit.
 """
 
+import sys
+
 from absl import flags
 
 from experiments import kv_shown, program
@@ -105,6 +107,9 @@ _REPLICATES = flags.DEFINE_integer(
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the resampling.')
 _JSON = flags.DEFINE_string('json', None, "File to write, '-' for stdout.")
+_REPORT = flags.DEFINE_string(
+  'report', None, 'HTML file to write, for traces with hash_ids.'
+)
 
 
 def main() -> None:
@@ -164,6 +169,23 @@ def main() -> None:
     'idle': [group._asdict() for group in idle],
   }
   program.write_json(_JSON.value, document)
+  if _REPORT.value and trace.blocks is not None:
+    _write_report(found, tiers, maps[0], trace.source)
+
+
+def _write_report(found, tiers, boundary, source: str) -> None:
+  from diffmem import report
+
+  part = report.kv_part(found, tiers, boundary, source)
+  report.write_report(
+    _REPORT.value,
+    report.ReportData(
+      title=f'Memory for keys and values of {_WORKLOAD.value}',
+      codesign=report.CodesignData(kv=part),
+      provenance=report.provenance(program.command_line(), {}, None),
+    ),
+  )
+  print(f'wrote {_REPORT.value}', file=sys.stderr)
 
 
 def _system():
