@@ -247,6 +247,19 @@ def test_the_worth_of_a_change_is_its_break_even(fitted, solver, best):
   assert even.value == pytest.approx(best.value, rel=2e-3)
 
 
+def test_a_change_that_is_too_slow_is_told_and_priced(fitted):
+  mix = Mix('one', (_item((16,), tpot_s=0.05),))
+  solver = MixSolver(mix, fitted.system)
+  away = what_ifs.WhatIf(
+    name='away', about='caches on the host', homes={'kv': ('DRAM',)}
+  )
+  asked = [away, away.model_copy(update={'phases': ('train',)})]
+  far, near = ask(fitted, solver, asked, RATES, parts_of='h100-sxm')
+  assert far.late == ('chat',) and far.token_usd.best > 1.0
+  assert 'take longer' in far.help
+  assert not near.late and near.token_usd.best == pytest.approx(0.0, abs=1e-6)
+
+
 def test_a_map_gets_cheaper_with_bandwidth_and_size(fitted, solver):
   found = cost_map(
     solver, fitted.system, RATES, 'HBM.read_Bps', 'HBM.capacity_B',

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffmem import errors
+from diffmem.codesign.mixes import stationary
 from diffmem.codesign.mixes.mix import Item
 from diffmem.planning import (
   Objective,
@@ -46,16 +47,16 @@ class Solved(NamedTuple):
   Attributes:
     choices: with a plan axis of one.
     lowered: without plan axis.
-    solution: its placement.
+    at: its placement.
     bound: no plan that was looked at is below, for as many tokens.
-    fixed_B: bytes of the near memory that cannot be placed elsewhere.
+    limits: the memories' rooms.
   """
 
   choices: Choices
   lowered: Lowered
-  solution: cutting_planes.Solution
+  at: stationary.Stationary
   bound: float
-  fixed_B: float
+  limits: cutting_planes.Limits
 
 
 class _Tried(NamedTuple):
@@ -128,13 +129,14 @@ class ItemPlans:
     seen = {t.index for t in tried}
     unseen = [bounds[i] for i in order if i not in seen]
     least = min(*(t.bound for t in tried), best.per_token, *unseen)
-    return Solved(
-      self._space.at(np.array([best.index])),
-      lowered,
-      best.solution,
-      tokens * least,
-      float(lowered.fixed_B + lowered.fetch_B.sum()),
+    limits = cutting_planes.limits_of(lowered, best.started.room_B, allowed)
+    at = stationary.stationary(
+      system, lowered, limits, best.solution.placement, objective
     )
+    return Solved(
+      self._space.at(np.array([best.index])), lowered, at,
+      min(tokens * least, at.value), limits,
+    )  # fmt: skip
 
   def _swept(self, system, job, whole):
     """Configurations in the order of their bounds per token."""

@@ -186,7 +186,11 @@ class MixSolver:
       for i, plans in enumerate(self._plans):
         item = plans.item
         objective = Objective(COST, rates.usd_per_s, rates.usd_per_J)
-        solved = plans.solve(system, objective, whole, target_gap, homes or {})
+        is_held = not phases or item.phase_name in phases
+        solved = plans.solve(
+          system, objective, whole, target_gap,
+          (homes or {}) if is_held else {}, may_be_late,
+        )  # fmt: skip
         if solved is None:
           missing.append(item.name)
         else:
@@ -218,10 +222,10 @@ def _item_optimum(
 ) -> ItemOptimum:
   """Slopes and figures of a solved workload."""
   item, job = plans.item, plans.job._replace(objective=objective)
-  lowered, placement = solved.lowered, solved.solution.placement
+  lowered, placement = solved.lowered, solved.at.placement
   tokens = float(lowered.tokens)
   per_step = item.tokens_per_s * item.chips / tokens
-  value = per_step * solved.solution.value
+  value = per_step * solved.at.value
   slopes = jax.tree.leaves(model.slopes(system, lowered, placement, objective))
   active = system.active()
   table = {
@@ -229,17 +233,16 @@ def _item_optimum(
     for name, slope in zip(system.infos(), slopes, strict=True)
     if name in active
   }
-  for memory, price in zip(
-    job.machine.memories, solved.solution.prices, strict=True
-  ):
+  for memory, price in zip(job.machine.memories, solved.at.prices, strict=True):
     room_B = job.machine.usable * float(system.tier(memory).capacity_B)
     table[f'{memory}.capacity_B'] = -per_step * float(price) * room_B
   figures = model.figures(
     system, lowered, placement[None], Objective(COST, 0.0, 1.0), item.chips
   )
   step_s = float(figures.outcome.step_time_s[0])
-  used_B = (lowered.size_B[:, None] * placement).sum(0)
-  used_B[0] += solved.fixed_B
+  # Buffers of what is far away stand in the near memory.
+  used_B = solved.limits.used_B(placement)
+  used_B[0] += float(lowered.fixed_B + lowered.fetch_B.sum())
   chosen = {k: v[0] for k, v in dataclasses.asdict(solved.choices).items()}
   return ItemOptimum(
     name=item.name,
