@@ -10,9 +10,11 @@
 
 The first prints the best plan of each workload, where a token's money goes,
 what one more GB/s, GB, ns or pJ/bit is worth, and what HBM4, CXL, flash and
-others would bring, with 90 % intervals. With --budgets the memory system
-itself is optimised. The programs compile for some minutes the first time, and
-a solution takes about a second each after that.
+others would bring, with 90 % intervals: a million tokens cost 0.237 USD, 20 %
+less with HBM4 (7 to 27), and a GB/s of HBM is worth 2 USD a year. With
+--budgets the memory system itself is optimised. Programs compile for two to
+three minutes the first time; all what-ifs, a design and a report took 14
+minutes on two shared cores.
 """
 
 import pathlib

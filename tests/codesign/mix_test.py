@@ -260,13 +260,21 @@ def test_a_change_that_is_too_slow_is_told_and_priced(fitted):
   assert not near.late and near.token_usd.best == pytest.approx(0.0, abs=1e-6)
 
 
-def test_a_map_gets_cheaper_with_bandwidth_and_size(fitted, solver):
+def test_a_map_is_of_whole_searches(fitted, solver):
   found = cost_map(
     solver, fitted.system, RATES, 'HBM.read_Bps', 'HBM.capacity_B',
     (0.5, 1.0, 2.0), (1.0, 1.5),
   )  # fmt: skip
-  assert (np.diff(found.token_usd, axis=1) <= 1e-12).all()
-  assert (np.diff(found.token_usd, axis=0) <= 1e-12).all()
+  for row, column in ((0, 0), (1, 2)):
+    values = {
+      'HBM.read_Bps': found.x[column], 'HBM.capacity_B': found.y[row],
+      'HBM.write_Bps': found.x[column], 'HBM.mixed_Bps': 2 * found.x[column],
+    }  # fmt: skip
+    whole = solver.solve(fitted.system.with_values(values), RATES, whole=True)
+    assert found.token_usd[row, column] == pytest.approx(
+      whole.per_token, rel=1e-3
+    )
+  assert found.token_usd[1, 2] < 0.9 * found.token_usd[0, 0]
 
 
 def test_a_study_holds_together(fitted):

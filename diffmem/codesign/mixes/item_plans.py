@@ -29,10 +29,11 @@ from diffmem.workloads import Choices, Decoding, Lowered, Training
 
 # Above this many configurations a space is left to the planner's search.
 _SMALL = 4000
-# Meshes that are solved again on every machine, and further ones that look
-# best on a machine by their greedy placement.
+# Meshes of each whole search that are solved again on other machines, how many
+# in all, and further ones that look best there by their greedy placement.
 _KEPT = 12
-_PROMISING = 4
+_MOST_KEPT = 48
+_PROMISING = 8
 # What the sweep's float32 may be wrong by, many times over.
 _FLOAT32_ERROR = 1e-4
 # Gap of a placement above which branch and bound goes on.
@@ -122,7 +123,9 @@ class ItemPlans:
       return None
     tried.sort(key=lambda t: t.per_token)
     if whole and allowed.all():
-      self._kept = [t.index for t in tried[:_KEPT]]
+      best_here = [t.index for t in tried[:_KEPT]]
+      kept = dict.fromkeys([*self._kept, *best_here])
+      self._kept = list(kept)[:_MOST_KEPT]
     best = tried[0]
     lowered = best.started.lowered
     tokens = float(lowered.tokens)

@@ -1,4 +1,9 @@
-"""What a token costs over two parameters of the machine, planned anew."""
+"""What a token costs over two parameters of the machine, planned anew.
+
+What a machine can do, one with more bandwidth and larger memories can too with
+the same plans, at the same price: each cell is at most its neighbours with
+less. That mends cells whose search missed a plan.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +16,7 @@ from diffmem.planning.search import Progress
 from diffmem.system import System
 from diffmem.workloads import machine_of
 
+_MORE_IS_BETTER = ('_Bps', '_FLOPps', 'capacity_B')
 FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0)
 
 
@@ -68,6 +74,9 @@ def cost_map(
         cells[i, j] = found.per_token
       if on_progress:
         on_progress('map', i * len(x_factors) + j + 1, cells.size)
+  for axis, name in ((0, y_name), (1, x_name)):
+    if name.endswith(_MORE_IS_BETTER):
+      cells = np.fmin.accumulate(cells, axis)
   return CostMap(
     x_name, float(values[x_name]) * np.asarray(x_factors, np.float64),
     y_name, float(values[y_name]) * np.asarray(y_factors, np.float64), cells,
