@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from diffmem.cost import capacity, energy, overlap, residency, service
 from diffmem.cost.demand import Cost, Demand
-from diffmem.system import Duplex, System, parameters
+from diffmem.system import Duplex, System, fresh, parameters
 
 
 def predict(system: System, demand: Demand) -> Cost:
@@ -289,5 +289,9 @@ def _mean(values, weights):
   return (values * weights).sum(-1) / jnp.where(total > 0, total, 1.0)
 
 
-# The compiled form; systems of one structure and demands of one shape share it.
-predict_jit = jax.jit(predict)
+_compiled = jax.jit(predict)
+
+
+def predict_jit(system: System, demand: Demand) -> Cost:
+  """As `predict`, compiled: once for a structure and a shape of the demand."""
+  return _compiled(fresh(system), fresh(demand))

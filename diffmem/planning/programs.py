@@ -23,6 +23,8 @@ import jax
 import numpy as np
 from jax.experimental import serialize_executable
 
+from diffmem.system import fresh
+
 _log = logging.getLogger(__name__)
 _PACKAGE = pathlib.Path(__file__).parent.parent
 
@@ -59,7 +61,10 @@ class Program:
     static = tuple(args[i] for i in self.static)
     moving = [a for i, a in enumerate(args) if i not in self.static]
     leaves, structure = jax.tree.flatten(moving)
-    leaves = [_own(x) for x in leaves]
+    # Not as jax may remember them.
+    leaves = [
+      x if hasattr(x, 'dtype') else np.asarray(x) for x in fresh(leaves)
+    ]
     shapes = tuple((x.shape, x.dtype) for x in leaves)
     key = (static, structure, shapes, jax.config.jax_enable_x64)
     if key not in self._calls:
@@ -105,19 +110,6 @@ class Program:
     text = repr((name, key, self.options, _version()))
     digest = hashlib.sha256(text.encode()).hexdigest()
     return pathlib.Path(folder) / f'diffmem-{self.fn.__name__}-{digest}'
-
-
-def _own(leaf: Any) -> Any:
-  """A leaf as an array that jax has not met: a numpy array as a view of it.
-
-  jax (0.10.1, `_canonicalize_ndarray_dtype`) remembers by identity what it
-  made of a numpy array, for as long as anything holds that, and whatever x64
-  says by then. An array that was a constant of a traced function without x64
-  would come to a float64 program as float32, which refuses it.
-  """
-  if isinstance(leaf, np.ndarray):
-    return leaf.view()
-  return leaf if hasattr(leaf, 'dtype') else np.asarray(leaf)
 
 
 def _skeleton(result: list) -> Any:

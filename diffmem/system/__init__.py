@@ -12,6 +12,7 @@ from diffmem.system.measure import what_to_measure as what_to_measure
 from diffmem.system.parameters import ParameterInfo as ParameterInfo
 from diffmem.system.residual import Residual as Residual
 from diffmem.system.system import System as System
+from diffmem.system.system import fresh as fresh
 from diffmem.system.system import from_leaves as from_leaves
 from diffmem.system.system import leaves_by_name as leaves_by_name
 from diffmem.system.system import rename as rename

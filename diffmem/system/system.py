@@ -182,10 +182,23 @@ def rename(system: System, name: str) -> System:
 def to_numpy(system: System) -> System:
   """Leaves as numpy float64 arrays, all of them new.
 
-  jax may remember an array that it has met as float32
-  (`diffmem.planning.programs`); it has met none of these.
+  jax may remember an array that it has met as float32 (`fresh`); it has met
+  none of these.
   """
   return jax.tree.map(lambda x: np.array(x, np.float64), system)
+
+
+def fresh(tree: Any) -> Any:
+  """The same values in numpy arrays that jax has not met: views of them.
+
+  jax (0.10.1, `_canonicalize_ndarray_dtype`) remembers by identity what it
+  made of a numpy array, for as long as anything holds that, and whatever x64
+  says by then. An array that was a constant of a traced function without x64
+  would come to a float64 program as float32, which refuses it.
+  """
+  return jax.tree.map(
+    lambda x: x.view() if isinstance(x, np.ndarray) else x, tree
+  )
 
 
 def _check_structure(name, tiers, engines) -> None:
